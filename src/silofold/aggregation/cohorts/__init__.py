@@ -1,0 +1,1 @@
+"""Which silos train in a round; each module names its class ``plugin``."""

@@ -1,0 +1,38 @@
+"""A random sample of the silos that are ready trains in each round."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from silofold.config import Count, Section, Share
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+
+class Settings(Section):
+    """Settings of the cohort ``sample``."""
+
+    name: str = "sample"
+    size: Count | Share
+    """Silos a round (an integer), or the share of those that are ready (a fraction, rounded up)."""
+
+
+class Sample:
+    """Sampling without replacement, each silo equally likely."""
+
+    Settings = Settings
+
+    def __init__(self, settings: Settings) -> None:
+        self._size = settings.size
+
+    def draw(self, silos: Sequence[int], rng: np.random.Generator) -> list[int]:
+        """Draw the sample."""
+        wanted = self._size if isinstance(self._size, int) else math.ceil(self._size * len(silos))
+        return sorted(int(silo) for silo in rng.choice(silos, min(wanted, len(silos)), replace=False))
+
+
+plugin = Sample

@@ -1,0 +1,70 @@
+"""Sums that do not depend on order: fixed-point integers.
+
+Each coordinate of an update becomes q = rint(Δ·2³²) as int64, times the silo's integer weight. Adding integers is
+associative, so any tree of any number of ranks gives the same bits. One coordinate is off by at most 2⁻³³, which is below
+float32's own rounding wherever |Δ| > 2⁻⁹.
+
+The sum of a round cannot leave int64 while max|Δ| · (sum of all weights) < 2³¹: `in_range` asks that of each update before
+it is added, since a wrapped sum could not be told from a right one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FRACTION_BITS = 32
+SCALE = float(2**FRACTION_BITS)
+LIMIT = float(2 ** (63 - FRACTION_BITS))
+BLOCK = 2**15
+"""Elements worked on at a time: the temporaries stay in the cache."""
+
+
+def in_range(update: NDArray[np.float32], total_weight: int) -> bool:
+    """Say whether an update can be part of an exact sum.
+
+    Parameters
+    ----------
+    update
+        (P,) float32.
+    total_weight
+        Sum of the weights of all updates that may be added, this one included.
+
+    Returns
+    -------
+    bool
+        False if an element is not finite, or so large that the sum could wrap.
+    """
+    largest = max(float(np.max(update, initial=0.0)), -float(np.min(update, initial=0.0)))
+    # one unit of rounding for each weight is part of the bound: |rint(x)| <= |x| + 1/2
+    return bool(np.isfinite(update).all()) and (largest + 1 / SCALE) * total_weight < LIMIT
+
+
+def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int) -> None:
+    """Add weight × update to a fixed-point sum, in place.
+
+    Parameters
+    ----------
+    total
+        (P,) int64 sum so far.
+    update
+        (P,) float32, `in_range`.
+    weight
+        Integer weight of the update.
+    """
+    for start in range(0, len(total), BLOCK):
+        block = update[start : start + BLOCK].astype(np.float64)
+        block *= SCALE  # a power of two: no rounding
+        np.rint(block, out=block)
+        fixed = block.astype(np.int64)
+        fixed *= weight
+        total[start : start + BLOCK] += fixed
+
+
+def value(total: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Turn a (L,) int64 fixed-point sum back into (L,) float64."""
+    return total * (1 / SCALE)

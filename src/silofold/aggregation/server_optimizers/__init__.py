@@ -1,0 +1,1 @@
+"""How an update moves the global model; each module names its class ``plugin``."""

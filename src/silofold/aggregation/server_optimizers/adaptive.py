@@ -1,0 +1,63 @@
+"""Adaptive server optimizers: FedAdagrad, FedAdam and FedYogi.
+
+References
+----------
+S. J. Reddi, Z. Charles, M. Zaheer, Z. Garrett, K. Rush, J. Konečný, S. Kumar, H. B. McMahan, "Adaptive Federated
+Optimization", ICLR 2021, arXiv:2003.00295: Algorithm 2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from msgspec import Meta
+
+from silofold.config import Rate, Section
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Settings(Section):
+    """Settings of the server optimizer ``adaptive``."""
+
+    name: str = "adaptive"
+    rule: Literal["adam", "yogi", "adagrad"] = "adam"
+    lr: Rate = 0.01
+    beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.99
+    tau: Annotated[float, Meta(gt=0, le=1e6)] = 1e-3
+    """Degree of adaptivity: added to the root of the second moment, whose start is its square."""
+
+
+class Adaptive:
+    """Moves each coordinate by its first moment over the root of its second."""
+
+    Settings = Settings
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.state: dict[str, NDArray[np.float64]] = {}
+
+    def start(self, size: int) -> None:
+        """Make zero first moments and second moments of tau²."""
+        self.state = {"first": np.zeros(size), "second": np.full(size, self._settings.tau**2)}
+
+    def step(self, model: NDArray[np.float32], update: NDArray[np.float64]) -> None:
+        """Move the (L,) float32 shard in place by an (L,) float64 update."""
+        given, first, second = self._settings, self.state["first"], self.state["second"]
+        square = update * update
+        first *= given.beta1
+        first += (1 - given.beta1) * update
+        if given.rule == "adam":
+            second *= given.beta2
+            second += (1 - given.beta2) * square
+        elif given.rule == "yogi":
+            second -= (1 - given.beta2) * square * np.sign(second - square)
+        else:
+            second += square
+        model[:] = model + given.lr * first / (np.sqrt(second) + given.tau)
+
+
+plugin = Adaptive

@@ -1,0 +1,1 @@
+"""How the cohort's updates become one update; each module names its class ``plugin``."""

@@ -1,0 +1,95 @@
+"""From reports to a tally: who is accepted, with what weight, and whether the quorum is met."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from silofold.messages import Report
+
+
+class Verdict(NamedTuple):
+    """What follows from the reports of a round.
+
+    Attributes
+    ----------
+    accepted
+        Silos whose updates count, ascending.
+    weights
+        Weight of each.
+    refused
+        Why each other silo of the cohort does not count.
+    quorum_met
+        Whether the round counts.
+    """
+
+    accepted: tuple[int, ...]
+    weights: tuple[int, ...]
+    refused: dict[int, str]
+    quorum_met: bool
+
+
+def start_quorum(setting: float, silos: int) -> int:
+    """Count the silos that must be ready: an integer is a number, a fraction a share of all, rounded up."""
+    return min(setting, silos) if isinstance(setting, int) else needed(setting, silos)
+
+
+def needed(ratio: float, started: int) -> int:
+    """Count the updates that a round needs: the share of those that started, rounded up, at least one."""
+    # 0.7 * 10 is 7.000000000000001: without the allowance a round of ten would need eight
+    return max(1, math.ceil(ratio * started - 1e-9))
+
+
+def judge(
+    cohort: Sequence[int],
+    reports: Mapping[int, Report],
+    examples: Sequence[int],
+    weight: Callable[[int], int],
+    update_ratio: float,
+    hosted: Sequence[Sequence[int]],
+) -> Verdict:
+    """Decide what counts.
+
+    Parameters
+    ----------
+    cohort
+        Silos that were asked to train.
+    reports
+        What came back in time, by silo.
+    examples
+        Training examples of every silo, as packed: a report of another number is refused.
+    weight
+        The strategy's weight for a number of examples.
+    update_ratio
+        Share of the cohort that must be accepted.
+    hosted
+        Silos of each worker. Its finished silos come as one sum, so a false report of one refuses all of them.
+    """
+    refused = {silo: _objection(reports.get(silo), examples[silo]) for silo in cohort}
+    for silos in hosted:
+        false = [silo for silo in silos if silo in reports and reports[silo].finished and refused.get(silo)]
+        if false:
+            story = f"came in one sum with silo {false[0]}, which {refused[false[0]]}"
+            refused |= {silo: refused[silo] or story for silo in silos if silo in refused}
+    accepted = tuple(sorted(silo for silo, objection in refused.items() if not objection))
+    return Verdict(
+        accepted,
+        tuple(weight(examples[silo]) for silo in accepted),
+        {silo: objection for silo, objection in refused.items() if objection},
+        len(accepted) >= needed(update_ratio, len(cohort)),
+    )
+
+
+def _objection(report: Report | None, examples: int) -> str:
+    if report is None:
+        return "no report within the update window"
+    if not report.finished:
+        return report.reason or "not finished"
+    if report.examples != examples:
+        return f"reports {report.examples} training examples, but the silo holds {examples}"
+    if not math.isfinite(report.loss_sum):
+        return "reports a loss that is not finite"
+    return ""

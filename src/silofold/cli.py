@@ -1,0 +1,92 @@
+"""The command line: ``silofold train | launch | replay``. Frozen by a test: options are part of what users rely on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import silofold
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.command == "launch" or (options.command == "replay" and not _under_mpi()):
+        from silofold import launch
+
+        return launch.main(options)
+    # numpy's and torch's thread pools read this when they are imported; the ranks are the parallelism
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from silofold import run
+
+    return run.train(_request(options))
+
+
+def _request(options: argparse.Namespace) -> run.Request:
+    from silofold import run
+
+    replay = options.run if options.command == "replay" else None
+    if replay:
+        out = options.out or replay.parent / f"{replay.name}.replay"
+    else:
+        out = options.resume or options.out
+    return run.Request(
+        recipe=None if replay else options.recipe,
+        overrides=tuple(getattr(options, "set", ())),
+        data=options.data,
+        out=out,
+        resume=not replay and options.resume is not None,
+        replay=replay,
+    )
+
+
+def _under_mpi() -> bool:
+    """Whether a launcher has started this process as one of several ranks."""
+    return any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="silofold", description="Federated learning as a batch job over MPI.")
+    parser.add_argument("--version", action="version", version=f"silofold {silofold.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="run a federation; start it by mpirun or srun")
+    _add_run(train)
+    launch = commands.add_parser("launch", help="find the right mpirun, set what it needs, and start `train`")
+    _add_run(launch)
+    _add_shape(launch)
+    replay = commands.add_parser("replay", help="play a recorded run again and compare every model digest")
+    replay.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of the recorded run")
+    replay.add_argument("--data", type=Path, help="folder of silos, if it has moved")
+    replay.add_argument("--out", type=Path, help="run folder of the replay (default: RUN_DIR.replay)")
+    replay.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=argparse.SUPPRESS)
+    _add_shape(replay)
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", type=Path, metavar="RUN.toml", help="the settings")
+    parser.add_argument("--data", type=Path, help="folder of silos, made by data_tools/pack.py")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; repeatable"
+    )
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--out", type=Path, metavar="RUN_DIR", help="the run folder; an unfinished run in it goes on")
+    target.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--servers", type=int, help="server ranks (default: roles.servers of the settings)")
+    parser.add_argument("--workers", type=int, help="worker ranks (default: the cores, at most the silos)")
+
+
+if TYPE_CHECKING:
+    from silofold import run
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Communication: the only department that imports mpi4py."""

@@ -1,0 +1,64 @@
+"""Waiting for MPI without a busy core and never without a deadline.
+
+MPI's own blocking calls poll: a waiting rank takes a core from one that trains. So every wait here tests, sleeps a
+little, and sleeps longer the longer it lasts.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mpi4py import MPI
+
+FIRST_SLEEP = 20e-6
+LONGEST_SLEEP = 1e-3
+GROWTH = 1.5
+
+
+class Timeout(Exception):  # noqa: N818  (it is no fault by itself: the caller decides)
+    """The deadline of a wait has passed."""
+
+
+def until(happened: Callable[[], bool], deadline: float) -> None:
+    """Wait until something has happened.
+
+    Parameters
+    ----------
+    happened
+        Asked again and again, with growing sleeps of 20 µs to 1 ms in between.
+    deadline
+        On the clock of `time.monotonic`, seconds.
+
+    Raises
+    ------
+    Timeout
+        It has not happened by the deadline.
+    """
+    pause = FIRST_SLEEP
+    while not happened():
+        if time.monotonic() >= deadline:
+            raise Timeout
+        time.sleep(pause)
+        pause = min(pause * GROWTH, LONGEST_SLEEP)
+
+
+def complete(requests: Sequence[MPI.Request], deadline: float) -> None:
+    """Wait until all requests are complete.
+
+    Raises
+    ------
+    Timeout
+        Some are not by the deadline; they go on, and their buffers must stay.
+    """
+    left = list(requests)
+
+    def done() -> bool:
+        while left and left[-1].Test():
+            left.pop()
+        return not left
+
+    until(done, deadline)

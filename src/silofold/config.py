@@ -1,0 +1,258 @@
+"""The run's settings: TOML and ``--set`` overrides in, one frozen tree of structs out.
+
+Keys, types and ranges are exact: what is unknown or out of range is an error that names the key, what was found, what
+was expected and, for a misspelt key, the nearest known one. This module knows nothing of files of data, ranks or MPI.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from silofold.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=1e7)]
+Rate: TypeAlias = Annotated[float, Meta(ge=0, le=1e6)]
+Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
+Table: TypeAlias = dict[str, Any]
+"""A plug-in: ``name`` and that plug-in's own settings, checked by the plug-in itself."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A group of settings; unknown keys are errors."""
+
+
+class Data(Section):
+    """Where the packed silos lie."""
+
+    folder: str = ""
+    """Folder with ``silos.json`` and the silo files (``--data`` sets it)."""
+
+
+class Roles(Section):
+    """How many ranks play which role; rank 0 is the scheduler, all that is left are workers."""
+
+    servers: Count = 1
+    """Ranks that own one shard of the model each."""
+
+
+class Rounds(Section):
+    """When a round starts, closes and counts."""
+
+    count: Count = 10
+    """Rounds that must succeed before the run is done."""
+    start_quorum: Count | Share = 1.0
+    """Silos (an integer) or share of all silos (a fraction) that must be ready for a round to start."""
+    start_window: Seconds = 60.0
+    """Seconds to wait for silos that are not ready; those that come later wait for the next round."""
+    update_ratio: Share = 1.0
+    """Share of the cohort, rounded up, whose updates must be accepted; below it the round is void."""
+    update_window: Seconds = 3600.0
+    """Seconds from the plan to the close of a round; what comes later is dropped."""
+    evaluate_every: Count = 1
+    """The model of every so-manieth round, and of the last, is evaluated on all test images of every silo."""
+    checkpoint_every: Annotated[int, Meta(ge=0)] = 1
+    """Rounds between checkpoints; 0 writes one at the end alone."""
+    keep_checkpoints: Count = 3
+    """The newest checkpoints that are kept."""
+    count_void: bool = False
+    """Whether a void round uses up one of ``count``."""
+    max_void: Count = 3
+    """So many void rounds in a row end the job, resumably."""
+    worker_checkpoints: bool = False
+    """Whether each worker writes the model it receives to ``worker_<i>/ckpt/``, as the original did."""
+
+
+class Local(Section):
+    """Training inside a silo."""
+
+    epochs: Count = 1
+    batch_size: Count = 32
+    lr: Rate = 0.01
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    weight_decay: Rate = 0.0
+    keep_momentum: bool = False
+    """Whether a silo's momentum lives on from one of its accepted rounds to the next."""
+    drop_last: bool = False
+    """Whether an incomplete batch at the end of an epoch is skipped."""
+    threads: Count = 1
+    """torch threads of a worker. Another number gives other bits, so it is a setting and not found out."""
+
+
+class Settings(Section):
+    """All settings of a run; each has a default."""
+
+    seed: Annotated[int, Meta(ge=0, lt=2**63)] = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: a GPU by node-local rank where the worker sees one, else the CPU."""
+    reduction: Literal["exact", "float32"] = "exact"
+    """``exact``: fixed-point sums, the same bits on any number of ranks. ``float32``: half the bytes up."""
+    data: Data = Data()
+    roles: Roles = Roles()
+    rounds: Rounds = Rounds()
+    local: Local = Local()
+    model: Table = msgspec.field(default_factory=lambda: {"name": "lenet"})
+    cohort: Table = msgspec.field(default_factory=lambda: {"name": "all"})
+    strategy: Table = msgspec.field(default_factory=lambda: {"name": "mean"})
+    server_optimizer: Table = msgspec.field(default_factory=lambda: {"name": "sgd"})
+    sinks: list[Table] = msgspec.field(default_factory=lambda: [{"name": "console"}, {"name": "csv"}])
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+FREE_ON_RESUME = ("data.folder", "roles", "rounds.count", "sinks")
+"""Settings that a resumed run may change: none of them changes a bit of a round."""
+
+
+def parse(text: str, origin: str, overrides: Sequence[str] = ()) -> Settings:
+    """Read settings from TOML text and ``key=value`` overrides.
+
+    Parameters
+    ----------
+    text
+        The TOML document.
+    origin
+        What to call it in errors, usually its path.
+    overrides
+        ``section.key=value`` each; the value is TOML, a bare word is a string.
+
+    Raises
+    ------
+    ConfigError
+        The text is no TOML, a key is unknown, a value has the wrong type or range, or two settings contradict.
+    """
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as fault:
+        raise ConfigError(f"{origin}: not valid TOML: {fault}") from None
+    return resolve(merge(tree, overrides), origin)
+
+
+def merge(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Put ``key=value`` overrides into a copy of a settings tree.
+
+    Raises
+    ------
+    ConfigError
+        An override has no key or runs through a plain value.
+    """
+    merged = copy.deepcopy(dict(tree))
+    for override in overrides:
+        _override(merged, override)
+    return merged
+
+
+def resolve(tree: Mapping[str, Any], origin: str) -> Settings:
+    """Turn a settings tree into settings.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown, a value has the wrong type or range, or two settings contradict.
+    """
+    settings = convert(tree, Settings, origin)
+    for name in ("model", "cohort", "strategy", "server_optimizer"):
+        _check_name(getattr(settings, name), name, origin)
+    for index, sink in enumerate(settings.sinks):
+        _check_name(sink, f"sinks[{index}]", origin)
+    return settings
+
+
+def convert(tree: Mapping[str, Any], kind: type[S], origin: str, at: str = "") -> S:
+    """Turn a tree of plain values into a struct, with errors that name key, value and expectation.
+
+    Parameters
+    ----------
+    tree
+        Nested dicts, as from TOML.
+    kind
+        The struct to make.
+    origin
+        File or plug-in that the values come from, for errors.
+    at
+        Dotted key under which `tree` stands in the whole document.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or missing, or a value has the wrong type or range.
+    """
+    try:
+        return msgspec.convert(dict(tree), kind, strict=True)
+    except msgspec.ValidationError as fault:
+        raise ConfigError(f"{origin}: {_explain(str(fault), tree, kind, at)}") from None
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """List the settings that differ and may not, as ``key: old -> new`` lines (see `FREE_ON_RESUME`)."""
+    before, after = flatten(msgspec.to_builtins(old)), flatten(msgspec.to_builtins(new))
+    return [
+        f"{key}: {before.get(key, 'unset')!r} -> {after.get(key, 'unset')!r}"
+        for key in sorted(before | after)
+        if before.get(key) != after.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE_ON_RESUME)
+    ]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested dicts into one dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Say which of the known words is meant, or list them all."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {override}: expected section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.split(".")
+    for name in path:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {name} is a value and has no keys")
+    tree[last] = value
+
+
+def _check_name(table: Table, key: str, origin: str) -> None:
+    if not isinstance(table.get("name"), str):
+        raise ConfigError(f'{origin}: {key}: found {table!r}, expected a table with a name, like {{ name = "..." }}')
+
+
+def _explain(message: str, tree: Mapping[str, Any], kind: type[msgspec.Struct], at: str) -> str:
+    """Turn msgspec's message (``Expected ... - at `$.a.b```) into one about our keys."""
+    what, _, where = message.partition(" - at ")
+    path = re.findall(r"[\w-]+", where.strip("`$"))
+    value: Any = tree
+    for name in path:
+        value = value[int(name)] if isinstance(value, list) else value.get(name) if isinstance(value, dict) else value
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            kind = next((f.type for f in msgspec.structs.fields(kind) if f.name == name), type(None))
+    dotted = ".".join(part for part in (at, *path) if part)
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
+        known = [field.name for field in msgspec.structs.fields(kind)]
+        key = f"{dotted}.{unknown[1]}".lstrip(".")
+        return f"unknown key {key}; {nearest(unknown[1], known)}"
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
+        return f"{f'{dotted}.{missing[1]}'.lstrip('.')} is missing"
+    expected = what.removeprefix("Expected ").replace("`", "").split(", got")[0]
+    return f"{dotted} = {value!r}: expected {expected}"

@@ -1,0 +1,1 @@
+"""The silo file: how pictures of one data owner lie on disk."""

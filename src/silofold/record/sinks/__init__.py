@@ -1,0 +1,1 @@
+"""Where round summaries go; each module names its class ``plugin``."""

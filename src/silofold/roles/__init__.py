@@ -1,0 +1,1 @@
+"""The three roles: the only place where departments meet."""

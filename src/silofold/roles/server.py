@@ -1,0 +1,112 @@
+"""The server: owns one shard, a slice of the global model, and moves it by each round's update."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from silofold import plugins, topology
+from silofold.aggregation import exact
+from silofold.messages import Applied, Saved, Tally, sha256
+from silofold.record import checkpoint
+from silofold.roles import job as jobs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from silofold.comm.world import World
+    from silofold.messages import Plan
+    from silofold.protocols import ServerOptimizer
+    from silofold.roles.job import Job
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """Rank 1 to S.
+
+    Parameters
+    ----------
+    world
+        The ranks.
+    job
+        The run.
+    vector
+        (L,) float32 slice of the global model, owned from now on.
+    state
+        Optimizer state of a checkpoint, (L,) float64 each; none in a new run.
+    """
+
+    def __init__(
+        self, world: World, job: Job, vector: NDArray[np.float32], state: dict[str, NDArray[np.float64]] | None
+    ) -> None:
+        self._world, self._job = world, job
+        self._shard = job.layout.role(world.rank)[1]
+        self.vector = vector
+        self._optimizer: ServerOptimizer = plugins.load("server_optimizer", job.settings.server_optimizer)
+        self._optimizer.start(len(vector))
+        for name, array in (state or {}).items():
+            self._optimizer.state[name][:] = array
+        kind = np.int64 if job.settings.reduction == "exact" else np.float32
+        self._sum: NDArray[np.int64] | NDArray[np.float32] = np.zeros(
+            len(vector) if job.strategy.needs == "sum" else 0, kind
+        )
+        self._clock = 0.0
+
+    def plan(self) -> Plan:
+        """Wait for the round's plan."""
+        return jobs.await_plan(self._world, self._job)
+
+    def evaluate(self, plan: Plan) -> None:
+        """Write the shard into the checkpoint while the workers evaluate and train: servers idle then."""
+        if not plan.checkpoint:
+            return
+        begin = time.perf_counter()
+        draft = checkpoint.draft_of(self._job.folder.checkpoints, plan.round - 1)
+        saved = checkpoint.write_arrays(
+            draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._optimizer.state}
+        )
+        title, seconds = self._job.layout.title(self._world.rank), time.perf_counter() - begin
+        self._world.say(Saved(plan.round - 1, title, (saved,), seconds), topology.SCHEDULER)
+
+    def train(self, plan: Plan) -> Tally:
+        """Wait for the tally."""
+        return jobs.expect(self._world, Tally, plan.window + self._job.settings.rounds.start_window + jobs.GRACE)
+
+    def update(self, tally: Tally) -> NDArray[np.int64] | NDArray[np.float32]:
+        """Return the room that receives the shard's sum, or every accepted silo's slice."""
+        self._clock = time.perf_counter()
+        if self._job.strategy.needs == "sum":
+            return self._sum
+        return np.empty((len(tally.accepted), len(self.vector)), np.float32)
+
+    def apply(self, received: NDArray[np.int64] | NDArray[np.float32], tally: Tally) -> None:
+        """Combine what was received and move the shard."""
+        reduced = time.perf_counter()
+        if received.dtype == np.int64:
+            updates = exact.value(received)  # type: ignore[arg-type]  # the dtype was asked for
+        else:
+            updates = received.astype(np.float64)
+        if self._job.strategy.needs == "each":
+            updates = updates[self._by_silo(tally)]
+        combined = self._job.strategy.combine(updates, np.array(tally.weights, np.int64))
+        self._optimizer.step(self.vector, combined)
+        done = time.perf_counter()
+        logger.info("round %d: reduced %.4f s, applied %.4f s", tally.round, reduced - self._clock, done - reduced)
+        digest = sha256(self.vector.astype("<f4", copy=False).data)
+        applied = Applied(tally.round, self._shard, digest, reduced - self._clock, done - reduced)
+        self._world.say(applied, topology.SCHEDULER)
+
+    def record(self, plan: Plan, tally: Tally) -> None:
+        """Note a void round."""
+        if not tally.quorum_met:
+            logger.warning("round %d is void: the model stands", plan.round)
+
+    def _by_silo(self, tally: Tally) -> list[int]:
+        """Where each accepted silo's row lies: rows arrive by worker."""
+        accepted, hosted = set(tally.accepted), dict(zip(self._job.layout.worker_ranks, self._job.hosted, strict=True))
+        arrived = [silo for rank in tally.workers for silo in hosted[rank] if silo in accepted]
+        return [arrived.index(silo) for silo in tally.accepted]

@@ -1,0 +1,194 @@
+"""The worker: hosts silos, trains in them, and sends weighted updates, never data."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from silofold import seeds, topology
+from silofold.aggregation import exact
+from silofold.messages import Evaluation, Report, Reports, Saved, SavedFile, Score, Tally, sha256
+from silofold.record import checkpoint, rundir
+from silofold.roles import job as jobs
+from silofold.training import flat, local
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from silofold.comm.world import World
+    from silofold.messages import Plan
+    from silofold.roles.job import Job
+    from silofold.training.flat import FlatModel
+
+logger = logging.getLogger(__name__)
+
+
+class Silo(NamedTuple):
+    """A hosted silo on the training device."""
+
+    train: local.Samples
+    test: local.Samples
+
+
+class Worker:
+    """Rank S + 1 and up.
+
+    Parameters
+    ----------
+    world
+        The ranks.
+    job
+        The run.
+    model
+        The run's model; its vector receives the global model.
+    silos
+        The hosted silos by index.
+    momenta
+        (T,) float32 momentum of silos that keep it, from a checkpoint; empty in a new run.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        job: Job,
+        model: FlatModel,
+        silos: dict[int, Silo],
+        momenta: dict[int, NDArray[np.float32]],
+    ) -> None:
+        self._world, self._job, self._model, self._silos = world, job, model, silos
+        self._title = job.layout.title(world.rank)
+        self.vector = model.host
+        self._base = flat.aligned(model.size)
+        self._sum = np.zeros(model.size, np.int64 if job.settings.reduction == "exact" else np.float32)
+        self._rows: dict[int, NDArray[np.float32]] = {}
+        self._momenta = {silo: torch.from_numpy(array).to(model.vector.device) for silo, array in momenta.items()}
+        self._new_momenta: dict[int, torch.Tensor] = {}
+        self._reports: tuple[Report, ...] = ()
+        self._planned = 0.0
+
+    def plan(self) -> Plan:
+        """Say ready and wait for the round's plan."""
+        plan = jobs.await_plan(self._world, self._job)
+        self._planned = time.monotonic()
+        return plan
+
+    def evaluate(self, plan: Plan) -> None:
+        """Take in the model that has arrived, evaluate it on the hosted silos, and save what is asked for."""
+        begin = time.monotonic()
+        self._model.load(self.vector)
+        first = self._world.rank == plan.workers[0]
+        digest = sha256(self.vector.astype("<f4", copy=False).data) if first else ""
+        scores = []
+        if plan.evaluate:
+            found = {silo: local.evaluate(self._model, held.test) for silo, held in self._silos.items()}
+            scores = [Score(silo, *score) for silo, score in found.items()]
+        now = time.monotonic()
+        evaluation = Evaluation(plan.round, digest, now - begin, begin - self._planned, tuple(scores))
+        self._world.say(evaluation, topology.SCHEDULER)
+        self._log(plan.round - 1, scores)
+        self._save(plan, first=first)
+
+    def train(self, plan: Plan) -> Tally:
+        """Train the cohort's silos among the hosted ones, report, and wait for the tally."""
+        begin = time.perf_counter()
+        np.copyto(self._base, self.vector)
+        self._sum[:] = 0
+        self._rows.clear()
+        self._new_momenta.clear()
+        cohort = [silo for silo in plan.cohort if silo in self._silos]
+        self._reports = tuple(self._train_silo(silo, plan) for silo in cohort)
+        seconds = time.perf_counter() - begin
+        self._world.say(Reports(plan.round, seconds, self._reports), topology.SCHEDULER)
+        for report in self._reports:
+            if not report.finished:
+                logger.warning("round %d silo %d: failed: %s", plan.round, report.silo, report.reason)
+        return jobs.expect(self._world, Tally, plan.window + self._job.settings.rounds.start_window + jobs.GRACE)
+
+    def update(self, tally: Tally) -> NDArray[np.int64] | NDArray[np.float32]:
+        """Return the weighted sum of this worker's updates, or each of them."""
+        if self._job.strategy.needs == "sum":
+            return self._sum
+        rows = [self._rows[silo] for silo in self._silos if silo in tally.accepted]
+        return np.stack(rows) if rows else np.empty((0, len(self.vector)), np.float32)
+
+    def apply(self, sent: NDArray[np.int64] | NDArray[np.float32], tally: Tally) -> None:
+        """Keep the momentum of the silos whose updates count."""
+        del sent
+        if self._job.settings.local.keep_momentum:
+            self._momenta |= {silo: new for silo, new in self._new_momenta.items() if silo in tally.accepted}
+
+    def record(self, plan: Plan, tally: Tally) -> None:
+        """Nothing: what is worth recording is logged when the model has been evaluated."""
+
+    def _train_silo(self, silo: int, plan: Plan) -> Report:
+        settings, held = self._job.settings, self._silos[silo]
+        examples = len(held.train.labels)
+        self._model.load(self._base)
+        momentum = self._momenta[silo].clone() if silo in self._momenta else torch.zeros_like(self._model.gradient)
+        deadline = self._planned + plan.window
+        rng = seeds.generator(settings.seed, "shuffle", plan.round, silo)
+        local.seed_torch(settings.seed, plan.round, silo)
+        try:
+            done = local.train(self._model, held.train, settings.local, momentum, rng, deadline)
+            self._model.to_host()
+            update = self.vector - self._base
+        except Exception as fault:  # noqa: BLE001  (the user's model may raise anything: it costs the silo's round)
+            logger.info("silo %d", silo, exc_info=True)
+            text = str(fault).strip().splitlines() or [""]
+            return Report(
+                silo, examples, 0, 0, 0.0, 0, 0.0, finished=False, reason=f"{type(fault).__name__}: {text[0]}"
+            )
+        reason = done.reason
+        weight = self._job.strategy.weight(examples)
+        if not reason and not exact.in_range(update, plan.total_weight):
+            largest = float(np.abs(update).max())
+            reason = f"the update is out of range: its largest element is {largest:g}"
+        if not reason:
+            self._add(silo, update, weight)
+            self._new_momenta[silo] = momentum
+        return Report(
+            silo, examples, done.steps, done.seen, done.loss_sum if not reason else 0.0, done.correct, done.seconds,
+            finished=not reason, reason=reason,
+        )  # fmt: skip
+
+    def _add(self, silo: int, update: NDArray[np.float32], weight: int) -> None:
+        if self._job.strategy.needs == "each":
+            self._rows[silo] = update
+        elif self._sum.dtype == np.int64:
+            exact.add(self._sum, update, weight)  # type: ignore[arg-type]  # the dtype was asked for
+        else:
+            self._sum += update * np.float32(weight)
+
+    def _save(self, plan: Plan, *, first: bool) -> None:
+        """Write what the plan or the settings ask for: kept momentum, the worker's own copy, the final model."""
+        folder, settings, number = self._job.folder, self._job.settings, plan.round - 1
+        if settings.rounds.worker_checkpoints and number:
+            path = folder.worker_checkpoint(self._title, settings.local.batch_size, number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rundir.write_atomically(path, self._model.encode())
+        if plan.last and first:
+            rundir.write_atomically(folder.model, self._model.encode())
+        if plan.checkpoint:
+            begin = time.perf_counter()
+            draft = checkpoint.draft_of(folder.checkpoints, number)
+            files: list[SavedFile] = [
+                checkpoint.write_arrays(draft, f"silo_{silo}.h5", {"momentum": momentum.cpu().numpy()})
+                for silo, momentum in self._momenta.items()
+            ]
+            seconds = time.perf_counter() - begin
+            self._world.say(Saved(number, self._title, tuple(files), seconds), topology.SCHEDULER)
+
+    def _log(self, number: int, scores: list[Score]) -> None:
+        trained = {report.silo: report for report in self._reports if report.seen}
+        for score in scores:
+            name = self._job.data.silos[score.silo].name
+            report = trained.get(score.silo)
+            story = f"loss: {report.loss_sum / report.seen:.4f}, train acc: {report.correct / report.seen:.4f}, " if (
+                report
+            ) else ""  # fmt: skip
+            accuracy = score.correct / max(score.examples, 1)
+            logger.info("round %d silo %s: %stest acc: %.4f of %d", number, name, story, accuracy, score.examples)

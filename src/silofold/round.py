@@ -1,0 +1,43 @@
+"""The round: the whole protocol on one screen. Every rank runs this; what it does in each step is its role's business."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from silofold.comm.fabric import Fabrics
+    from silofold.messages import Plan, Tally
+    from silofold.roles.job import Job
+
+
+class Role(Protocol):
+    """What the scheduler, a server and a worker each do in a round."""
+
+    vector: NDArray[np.float32]
+
+    def plan(self) -> Plan: ...  # noqa: D102
+    def evaluate(self, plan: Plan) -> None: ...  # noqa: D102
+    def train(self, plan: Plan) -> Tally: ...  # noqa: D102
+    def update(self, tally: Tally) -> NDArray[Any]: ...  # noqa: D102
+    def apply(self, moved: NDArray[Any], tally: Tally) -> None: ...  # noqa: D102
+    def record(self, plan: Plan, tally: Tally) -> None: ...  # noqa: D102
+
+
+def play(role: Role, job: Job, fabrics: Fabrics) -> None:
+    """Play rounds until the plan says that it is the last."""
+    window = job.settings.rounds.update_window
+    while True:
+        plan = role.plan()  # ready → rank 0, which draws the cohort; plan → all
+        fabrics.among(plan.workers).share_model(role.vector, window)  # one broadcast a shard; rank 0 has none
+        role.evaluate(plan)  # the model of the round before; scores → rank 0
+        if plan.last:
+            return
+        tally = role.train(plan)  # reports → rank 0; tally → all
+        if tally.quorum_met:
+            moved = role.update(tally)  # a worker's weighted sum; a server's room for it
+            fabrics.among(tally.workers).collect(moved, job.counts(tally), window)  # one reduction a shard
+            role.apply(moved, tally)  # strategy → server optimizer, on the shard
+        role.record(plan, tally)  # below quorum the round is void: the model stands

@@ -1,0 +1,481 @@
+"""A run from its settings to DONE: start-up that fails on every rank or on none, then the rounds.
+
+What is read from disk once (settings, manifest) is read by rank 0 and shared, so that ranks cannot disagree. Roles that do
+not train never import torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+import silofold
+from silofold import config, plugins, topology
+from silofold.comm import world as worlds
+from silofold.comm.fabric import Fabrics
+from silofold.data import silo as silos
+from silofold.errors import CheckpointError, RunFolderError, SchemaError, SilofoldError
+from silofold.record import checkpoint, history, log
+from silofold.record.rundir import RunFolder
+from silofold.roles.job import Job
+from silofold.roles.scheduler import Scheduler
+from silofold.roles.server import Server
+from silofold.round import play
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from silofold.comm.world import World
+    from silofold.roles.worker import Worker
+    from silofold.round import Role
+    from silofold.training.flat import FlatModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for.
+
+    Attributes
+    ----------
+    recipe
+        The TOML file of the settings; none when a run is resumed or replayed.
+    overrides
+        ``key=value`` each.
+    data
+        Folder of silos; none where the settings name it.
+    out
+        The run folder.
+    resume
+        Whether `out` must hold a run to go on with.
+    replay
+        Folder of a run whose rounds are played again.
+    """
+
+    recipe: Path | None
+    overrides: tuple[str, ...]
+    data: Path | None
+    out: Path
+    resume: bool = False
+    replay: Path | None = None
+
+
+class Beginning(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the rounds begin: anew, or after a checkpoint."""
+
+    after: int = 0
+    """Round of the checkpoint; 0 for a new run."""
+    counted: int = 0
+    voids: int = 0
+    manifest: checkpoint.Manifest | None = None
+
+
+def train(request: Request) -> int:
+    """Run a federation, resume one, or replay one; called on every rank.
+
+    Returns
+    -------
+    int
+        Exit code of this rank: 0 on success, 2 on bad input, 75 if the run can be resumed.
+    """
+    try:
+        world = worlds.connect()
+    except SilofoldError as fault:
+        if "quiet" not in getattr(fault, "__notes__", []):
+            _say_fault(fault)
+        return fault.exit_code
+    try:
+        role, job, fabrics = _prepare(world, request)
+    except SilofoldError as fault:  # agreed on by all ranks
+        if world.rank == 0:
+            _say_fault(fault)
+        worlds.finish(world)
+        return fault.exit_code
+    except BaseException:  # noqa: BLE001  (whatever it is, the other ranks must not wait for this one)
+        _abort(world)
+    try:
+        play(role, job, fabrics)
+        if isinstance(role, Scheduler):
+            _close(role, job)
+    except BaseException:  # noqa: BLE001  (as above)
+        _abort(world)
+    worlds.finish(world)
+    return 0
+
+
+def _abort(world: World) -> None:
+    """End all ranks because of the exception at hand, in one line where it is a fault that we know."""
+    fault = sys.exc_info()[1]
+    code = 1
+    if isinstance(fault, SilofoldError):
+        _say_fault(fault)
+        code = fault.exit_code
+    elif isinstance(fault, OSError):
+        sys.stderr.write(f"silofold: rank {world.rank}: {fault}; the run can be resumed once that is mended\n")
+    elif isinstance(fault, KeyboardInterrupt):
+        code = 130
+    else:
+        sys.stderr.write(f"silofold: rank {world.rank}: internal error\n{traceback.format_exc()}")
+    logger.critical("rank %d ends the job", world.rank, exc_info=fault)
+    world.abort(code)
+
+
+def _say_fault(fault: SilofoldError) -> None:
+    sys.stderr.write(f"silofold: error: {fault}\n")
+    sys.stderr.flush()
+
+
+# --- start-up --------------------------------------------------------------------------------------------------------
+
+
+def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
+    """Agree on everything that comes before the first round."""
+    began = time.time()
+    settings, data, script = _read_inputs(world, request)
+    with world.together():
+        layout = topology.Layout(world.size, settings.roles.servers)
+        job = Job(
+            settings=settings,
+            layout=layout,
+            data=data,
+            folder=RunFolder(request.out),
+            strategy=plugins.load("strategy", settings.strategy),
+            script={summary.round: summary for summary in script},
+        )
+        topology.assign_silos(job.examples, len(layout.worker_ranks))
+        for kind in ("cohort", "server_optimizer"):
+            plugins.load(kind, getattr(settings, kind))  # type: ignore[arg-type]  # two of the kinds
+    beginning = _claim(world, job, request)
+    title, kind = layout.title(world.rank), layout.role(world.rank)[0]
+    with world.together():
+        try:
+            log.start(job.folder.log(title), title)
+        except OSError as fault:
+            raise RunFolderError(f"{fault.filename}: {fault.strerror}") from None
+    hosts = [answer.decode() for answer in world.gather(socket.gethostname().encode())]
+    with world.together():
+        trainee = _host(world, job, hosts) if kind == "worker" else None
+        parameters = trainee[0].size if trainee else 0
+    sizes = [int(answer) for answer in world.gather(str(parameters).encode())]
+    with world.together():
+        if len(set(sizes[layout.worker_ranks.start :])) != 1:
+            raise config.ConfigError(f"workers built models of different sizes: {sizes[layout.worker_ranks.start :]}")
+        slices = topology.shard_slices(sizes[-1], layout.servers)
+    beginning = _restore_point(world, job, beginning, slices)
+    job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids)
+    vectors = _initial_slices(world, job, trainee[0].host if trainee else None, slices)
+    environment = _environment(hosts[world.rank], trainee)
+    people = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
+    with world.together():
+        role = _make_role(world, job, beginning, slices, vectors, trainee, people)
+    fabrics = Fabrics(world, layout, slices)
+    logger.info("ready after %.1f s", time.time() - began)
+    return role, job, fabrics
+
+
+def _read_inputs(world: World, request: Request) -> tuple[config.Settings, silos.Manifest, list[history.Summary]]:
+    """Read settings, manifest and, for a replay, the recorded rounds on rank 0, and share them."""
+    text, manifest, folder, script = b"", b"", "", b"[]"
+    with world.together():
+        if world.rank == 0:
+            settings = _settings(request)
+            text = msgspec.json.encode(settings)
+            folder = settings.data.folder
+            if not folder:
+                raise config.ConfigError("no data: give --data DIR, or data.folder in the settings")
+            try:
+                manifest = (Path(folder) / silos.MANIFEST).read_bytes()
+            except OSError as fault:
+                raise SchemaError(
+                    f"{Path(folder) / silos.MANIFEST}: {fault.strerror}: expected a folder made by data_tools/pack.py"
+                ) from None
+            if request.replay:
+                script = msgspec.json.encode(history.read(RunFolder(request.replay).metrics))
+    text, manifest, script = world.share(text), world.share(manifest), world.share(script)
+    settings = msgspec.json.decode(text, type=config.Settings)
+    with world.together():
+        data = silos.parse_manifest(manifest, Path(settings.data.folder) / silos.MANIFEST)
+        _check_sizes(settings, data)
+        rounds = msgspec.json.decode(script, type=list[history.Summary])
+        if request.replay and not rounds:
+            raise RunFolderError(f"{RunFolder(request.replay).metrics}: holds no round that could be replayed")
+    return settings, data, rounds
+
+
+def _settings(request: Request) -> config.Settings:
+    """Resolve the settings: those of the run that is resumed or replayed, else those of the recipe."""
+    overrides = list(request.overrides)
+    if request.data:
+        overrides.append(f"data.folder={msgspec.json.encode(str(request.data.resolve())).decode()}")
+    source = request.replay or (request.out if request.resume else None)
+    if source is None and request.recipe:
+        try:
+            text = request.recipe.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as fault:
+            raise config.ConfigError(f"{request.recipe}: cannot be read: {fault}") from None
+        return config.parse(text, str(request.recipe), overrides)
+    if source is None:
+        raise config.ConfigError("no settings: name a TOML file")
+    recorded = RunFolder(source).read_record().get("settings", {})
+    tree = config.merge(recorded, overrides)
+    if request.replay:
+        tree = config.merge(tree, ["rounds.checkpoint_every=0", "rounds.worker_checkpoints=false"])
+    return config.resolve(tree, str(RunFolder(source).record))
+
+
+def _check_sizes(settings: config.Settings, data: silos.Manifest) -> None:
+    for silo in data.silos:
+        if settings.local.drop_last and silo.train.examples < settings.local.batch_size:
+            raise config.ConfigError(
+                f"local.drop_last = true with local.batch_size = {settings.local.batch_size}: silo {silo.name} has "
+                f"{silo.train.examples} training images and would never train"
+            )
+
+
+def _claim(world: World, job: Job, request: Request) -> Beginning:
+    """Take the run folder, and find out whether a run goes on in it."""
+    resumed = False
+    with world.together():
+        if world.rank == 0:
+            if request.resume:
+                job.folder.read_record()
+                done, wanted = _finished_rounds(job.folder), job.settings.rounds.count
+                if job.folder.done.exists() and done >= wanted:
+                    raise RunFolderError(
+                        f"{job.folder.path}: the run is finished: {done} rounds of {wanted}; a longer one: "
+                        f"--set rounds.count={done + 1} or more"
+                    )
+                job.folder.done.unlink(missing_ok=True)
+            resumed = job.folder.claim()
+            if resumed and request.replay:
+                raise RunFolderError(f"{job.folder.path}: holds a run; choose another --out for the replay")
+            if resumed:
+                _check_same(job)
+            elif request.replay:
+                _check_same(replace(job, folder=RunFolder(request.replay)), exact=False)
+    return Beginning(after=-1 if world.share(b"1" if resumed else b"0") == b"1" else 0)
+
+
+def _finished_rounds(folder: RunFolder) -> int:
+    return sum(not summary.void for summary in history.read(folder.metrics)) if folder.metrics.exists() else 0
+
+
+def _check_same(job: Job, *, exact: bool = True) -> None:
+    """Refuse to go on with other settings or data.
+
+    Raises
+    ------
+    RunFolderError
+        They differ; every difference is shown.
+    """
+    record = job.folder.read_record()
+    found = config.resolve(record["settings"], str(job.folder.record))
+    changes = config.differences(found, job.settings) if exact else []
+    if record["data_digest"] != job.data.digest:
+        old = {entry["name"]: (entry["train"], entry["test"]) for entry in record["silos"]}
+        new = {silo.name: (silo.train.sha256, silo.test.sha256) for silo in job.data.silos}
+        names = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
+        changes.append(f"data: {len(names)} of {len(new)} silos differ: {', '.join(names[:5]) or 'classes or shape'}")
+    if changes:
+        raise RunFolderError(f"{job.folder.path}: the run in it was started with others: " + "; ".join(changes))
+
+
+def _host(world: World, job: Job, hosts: list[str]) -> tuple[FlatModel, dict[int, Any], dict[str, str]]:
+    """Build the model and read the silos of a worker."""
+    from silofold.roles.worker import Silo  # noqa: PLC0415  (torch: on workers alone)
+    from silofold.training import build, device, local  # noqa: PLC0415
+
+    workers = job.layout.worker_ranks
+    beside = [rank for rank in workers if hosts[rank] == hosts[world.rank]]
+    place = device.choose(job.settings.device, beside.index(world.rank), job.settings.local.threads)
+    model = build.build(job.settings.model, job.data.classes, job.data.image_shape, job.settings.seed, place)
+    held: dict[int, Any] = {}
+    for index in job.hosted[job.layout.role(world.rank)[1]]:
+        info = job.data.silos[index]
+        folder = Path(job.settings.data.folder)
+        parts = [silos.read_split(folder, info, split, job.data) for split in silos.SPLITS]
+        held[index] = Silo(*(local.load(part.images, part.labels, place) for part in parts))
+    return model, held, device.describe(place)
+
+
+def _restore_point(world: World, job: Job, beginning: Beginning, slices: list[slice]) -> Beginning:
+    """Find the newest checkpoint whose every byte is what was written; servers share the reading."""
+    if beginning.after == 0:
+        return beginning
+    folder = job.folder.checkpoints
+    names: list[str] = []
+    if world.rank == 0:
+        checkpoint.clear_drafts(folder)
+        names = [path.name for path in checkpoint.found(folder)]
+    names = msgspec.json.decode(world.share(msgspec.json.encode(names)), type=list[str])
+    for name in names:
+        try:
+            with world.together():
+                return _checked(world, job, folder / name, slices[-1].stop)
+        except CheckpointError as fault:
+            story = str(fault)
+        except worlds.AgreedFault as fault:
+            story = str(fault)
+        if world.rank == 0:
+            logger.warning("checkpoint %s cannot be used, trying the one before: %s", name, story)
+    with world.together():
+        if names:
+            raise CheckpointError(
+                f"{folder}: none of {len(names)} checkpoints can be used; the newest fault is in the log"
+            )
+    if world.rank == 0:
+        logger.warning("%s holds no checkpoint: the run begins anew", job.folder.path)
+    return Beginning()
+
+
+def _checked(world: World, job: Job, path: Path, parameters: int) -> Beginning:
+    manifest = checkpoint.read_manifest(path)
+    if manifest.parameters != parameters:
+        raise CheckpointError(f"{path}: is of a model of {manifest.parameters} parameters, expected {parameters}")
+    if manifest.data_digest != job.data.digest:
+        raise CheckpointError(f"{path}: is of other data than the run's")
+    kind, index = job.layout.role(world.rank)
+    if kind == "server":
+        checkpoint.check_files(path, manifest, sorted(manifest.files)[index :: job.layout.servers])
+    return Beginning(after=manifest.round, counted=manifest.counted, voids=manifest.voids, manifest=manifest)
+
+
+def _initial_slices(
+    world: World, job: Job, vector: NDArray[np.float32] | None, slices: list[slice]
+) -> NDArray[np.float32]:
+    """Hand each server its slice of the initial model, which the first worker has made from the seed."""
+    first = job.layout.worker_ranks.start
+    kind, index = job.layout.role(world.rank)
+    mine = np.empty(slices[index].stop - slices[index].start if kind == "server" else 0, np.float32)
+    parts = [vector[span] for span in slices] if world.rank == first and vector is not None else []
+    world.hand_out(parts, mine if kind == "server" else None, first, list(job.layout.server_ranks))
+    return mine
+
+
+def _make_role(
+    world: World,
+    job: Job,
+    beginning: Beginning,
+    slices: list[slice],
+    mine: NDArray[np.float32],
+    trainee: tuple[FlatModel, dict[int, Any], dict[str, str]] | None,
+    people: list[dict[str, Any]],
+) -> Role:
+    """Build this rank's role from the beginning of the rounds."""
+    kind, index = job.layout.role(world.rank)
+    path = checkpoint.folder_of(job.folder.checkpoints, beginning.after)
+    if kind == "scheduler":
+        return _make_scheduler(world, job, slices, people)
+    if kind == "server":
+        state = None
+        if beginning.manifest:
+            arrays = checkpoint.read_shards(path, beginning.manifest, slices[index])
+            mine, state = arrays.pop("model"), arrays
+        return Server(world, job, mine, state)
+    from silofold.roles.worker import Worker  # noqa: PLC0415  (torch: on workers alone)
+
+    if trainee is None:
+        raise AssertionError
+    model, held, _ = trainee
+    momenta = {}
+    if beginning.manifest:
+        files = {silo: f"silo_{silo}.h5" for silo in held}
+        momenta = {
+            silo: checkpoint.read_arrays(path / name)["momentum"]
+            for silo, name in files.items()
+            if name in beginning.manifest.files
+        }
+    worker: Worker = Worker(world, job, model, held, momenta)
+    return worker
+
+
+def _make_scheduler(world: World, job: Job, slices: list[slice], people: list[dict[str, Any]]) -> Scheduler:
+    settings: dict[str, Any] = msgspec.to_builtins(job.settings)
+    earlier = [] if job.start_round == 1 else history.read(job.folder.metrics)
+    earlier = [summary for summary in earlier if summary.round < job.start_round]
+    if len(earlier) != job.start_round - 1:
+        raise RunFolderError(
+            f"{job.folder.metrics}: found {len(earlier)} rounds before round {job.start_round}, expected all of them"
+        )
+    sinks = [plugins.load("sink", table) for table in job.settings.sinks]
+    try:
+        job.folder.write_record(_record(job, settings, slices, people))
+        record = history.History(job.folder.metrics, earlier)
+        for sink in sinks:
+            if hasattr(sink, "expect"):
+                sink.expect(job.settings.rounds.count)
+            sink.open(job.folder.path, earlier)
+    except OSError as fault:
+        raise RunFolderError(f"{fault.filename or job.folder.path}: {fault.strerror}") from None
+    return Scheduler(world, job, record, sinks, settings, slices)
+
+
+def _environment(host: str, trainee: tuple[FlatModel, dict[int, Any], dict[str, str]] | None) -> dict[str, Any]:
+    """Describe what this rank runs on."""
+    seen = {"host": host, "pid": os.getpid(), "cores": len(os.sched_getaffinity(0))}
+    return seen | (trainee[2] if trainee else {})
+
+
+def _record(job: Job, settings: dict[str, Any], slices: list[slice], people: list[dict[str, Any]]) -> dict[str, Any]:
+    """Everything that a reader of ``run.json`` needs to judge, repeat or replay the run."""
+    return {
+        "silofold": silofold.__version__,
+        "git_revision": _git_revision(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "start_round": job.start_round,
+        "settings": settings,
+        "data_digest": job.data.digest,
+        "silos": [
+            {"name": silo.name, "train": silo.train.sha256, "test": silo.test.sha256} for silo in job.data.silos
+        ],
+        "parameters": slices[-1].stop,
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "mpi": worlds.library_version(),
+            "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+            "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
+        },
+        "ranks": [
+            {"rank": rank, "role": job.layout.title(rank)} | person for rank, person in enumerate(people)
+        ],
+    }  # fmt: skip
+
+
+def _git_revision() -> str:
+    """Name the commit of the checkout that this program runs from; empty when it is installed otherwise."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True, text=True, timeout=5, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip()
+
+
+def _close(scheduler: Scheduler, job: Job) -> None:
+    """Close the record, say how it went, and write DONE last."""
+    scheduler.close()
+    rounds = history.read(job.folder.metrics)
+    best = next((summary for summary in reversed(rounds) if summary.accuracy is not None), None)
+    (job.folder.done).write_text(f"{rounds[-1].model_sha256}\n", encoding="ascii")
+    story = f"{best.accuracy:.2%} of {best.test_examples} test images" if best and best.accuracy is not None else "n/a"
+    if job.script:
+        sys.stdout.write(f"identical: {len(rounds)} rounds, every model digest equals the record\n")
+    else:
+        sys.stdout.write(f"done: {len(rounds)} rounds, accuracy {story}; run folder {job.folder.path}\n")
+    sys.stdout.flush()

@@ -1,0 +1,107 @@
+"""Who does what: rank → role, silo → worker, shard → slice. Integer arithmetic alone, the same on every rank."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from silofold.errors import TopologyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RoleName: TypeAlias = Literal["scheduler", "server", "worker"]
+SCHEDULER = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The roles of a job of `size` ranks: rank 0, then the servers, then the workers."""
+
+    size: int
+    servers: int
+
+    def __post_init__(self) -> None:
+        """Refuse a job without workers."""
+        if self.size < self.servers + 2:
+            raise TopologyError(
+                f"found {self.size} rank{'s' * (self.size != 1)}, expected at least {self.servers + 2}: "
+                f"1 scheduler + {self.servers} server{'s' * (self.servers != 1)} (roles.servers) + 1 or more workers"
+            )
+
+    @property
+    def server_ranks(self) -> range:
+        """Ranks of the servers, in the order of their shards."""
+        return range(1, 1 + self.servers)
+
+    @property
+    def worker_ranks(self) -> range:
+        """Ranks of the workers."""
+        return range(1 + self.servers, self.size)
+
+    def role(self, rank: int) -> tuple[RoleName, int]:
+        """Return the role of a rank and its index among the ranks of that role."""
+        if rank == SCHEDULER:
+            return "scheduler", 0
+        if rank in self.server_ranks:
+            return "server", rank - 1
+        return "worker", rank - 1 - self.servers
+
+    def title(self, rank: int) -> str:
+        """Name a rank as its folder in the run folder is named: ``scheduler``, ``server_0``, ``worker_3``."""
+        role, index = self.role(rank)
+        return role if role == "scheduler" else f"{role}_{index}"
+
+
+def shard_slices(parameters: int, servers: int) -> list[slice]:
+    """Cut a vector into contiguous slices whose lengths differ by at most one.
+
+    Raises
+    ------
+    TopologyError
+        There are more servers than parameters.
+    """
+    if parameters < servers:
+        raise TopologyError(f"found {servers} servers for a model of {parameters} parameters, expected at most as many")
+    size, larger = divmod(parameters, servers)
+    starts = [index * size + min(index, larger) for index in range(servers + 1)]
+    return [slice(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
+
+
+def assign_silos(examples: Sequence[int], workers: int) -> list[tuple[int, ...]]:
+    """Spread silos over workers, longest first, each to the worker with the fewest examples so far.
+
+    Parameters
+    ----------
+    examples
+        Training examples of each silo.
+    workers
+        Number of workers.
+
+    Returns
+    -------
+    list of tuple of int
+        Per worker the indices of its silos, ascending.
+
+    Raises
+    ------
+    TopologyError
+        There are fewer silos than workers.
+
+    References
+    ----------
+    R. L. Graham, "Bounds on Multiprocessing Timing Anomalies", SIAM J. Appl. Math. 17 (1969): the LPT rule.
+    """
+    if len(examples) < workers:
+        raise TopologyError(
+            f"found {len(examples)} silos for {workers} workers, expected at least one silo a worker: start with "
+            f"{workers - len(examples)} fewer ranks, or pack more silos"
+        )
+    hosted: list[list[int]] = [[] for _ in range(workers)]
+    loads = [(0, worker) for worker in range(workers)]
+    for silo in sorted(range(len(examples)), key=lambda index: (-examples[index], index)):
+        load, worker = heapq.heappop(loads)
+        hosted[worker].append(silo)
+        heapq.heappush(loads, (load + examples[silo], worker))
+    return [tuple(sorted(silos)) for silos in hosted]

@@ -1,0 +1,1 @@
+"""Local training: the only department that imports torch."""

@@ -1,0 +1,46 @@
+"""Which device a worker trains on, and how many threads torch takes."""
+
+from __future__ import annotations
+
+import torch
+
+from silofold.errors import ConfigError
+
+
+def choose(setting: str, local_index: int, threads: int) -> torch.device:
+    """Choose the device of a worker and pin torch's threads.
+
+    Parameters
+    ----------
+    setting
+        ``auto``, ``cpu`` or ``cuda``.
+    local_index
+        Index of this worker among the workers of its node: GPUs are dealt out in turn.
+    threads
+        torch threads of this process.
+
+    Raises
+    ------
+    ConfigError
+        ``cuda`` is asked for and no GPU is visible.
+    """
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    visible = torch.cuda.device_count() if setting != "cpu" else 0
+    if setting == "cuda" and not visible:
+        raise ConfigError('device = "cuda": torch sees no GPU here; expected one, or device = "auto" or "cpu"')
+    if not visible:
+        return torch.device("cpu")
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda", local_index % visible)
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """Name what decides the bits on this worker: device, torch, instruction set, threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "device": str(device),
+        "hardware": name,
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,108 @@
+"""A model whose parameters are views of one flat vector, so that sending it needs no packing.
+
+The vector holds the parameters in the model's order, then its floating-point buffers (the running statistics of
+BatchNorm: they are averaged like parameters). Integer buffers stay as they are.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from silofold.errors import PluginError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ALIGNMENT = 64
+"""Bytes. Kernels may take other paths, with other rounding, for other alignments."""
+
+
+class FlatModel:
+    """A torch module on one flat vector.
+
+    Parameters
+    ----------
+    module
+        The model; its parameters are moved into the vector.
+    device
+        Where the model lives.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The model itself.
+    vector : torch.Tensor
+        (P,) float32 on `device`; parameters and floating-point buffers are views of it.
+    gradient : torch.Tensor
+        (T,) float32: gradients of the T trainable elements, which come first in the vector.
+    host : numpy.ndarray
+        (P,) float32 on the host, 64-byte aligned: what MPI reads and writes. On a CPU it is `vector` itself.
+
+    Raises
+    ------
+    PluginError
+        The model has no parameter, or one that is not float32.
+    """
+
+    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
+        self.module = module
+        trainable = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
+        frozen = [(name, value) for name, value in module.named_parameters() if not value.requires_grad]
+        buffers = [(name, value) for name, value in module.named_buffers() if value.is_floating_point()]
+        entries = [*trainable, *frozen, *buffers]
+        if not trainable:
+            raise PluginError(f"model {type(module).__name__} has no trainable parameter")
+        for name, value in entries:
+            if value.dtype is not torch.float32:
+                raise PluginError(f"model {type(module).__name__}: {name} is {value.dtype}, expected torch.float32")
+        self.size = sum(value.numel() for _, value in entries)
+        self.host = aligned(self.size)
+        module.to(device)
+        self.vector = torch.from_numpy(self.host) if device.type == "cpu" else torch.empty(self.size, device=device)
+        self.gradient = torch.zeros(sum(value.numel() for _, value in trainable), device=device)
+        start = 0
+        with torch.no_grad():
+            for _, value in entries:
+                span = slice(start, start + value.numel())
+                view = self.vector[span].view(value.shape)
+                view.copy_(value)
+                value.data = view
+                start = span.stop
+            start = 0
+            for _, value in trainable:
+                value.grad = self.gradient[start : start + value.numel()].view(value.shape)
+                start += value.numel()
+        self.to_host()
+
+    @property
+    def trainable(self) -> torch.Tensor:
+        """(T,) float32 view of the trainable part of the vector."""
+        return self.vector[: len(self.gradient)]
+
+    def to_host(self) -> None:
+        """Copy the vector to `host`; nothing to do on a CPU."""
+        if self.vector.device.type != "cpu":
+            torch.from_numpy(self.host).copy_(self.vector)
+
+    def load(self, host: NDArray[np.float32]) -> None:
+        """Overwrite the model with a (P,) float32 vector on the host."""
+        self.vector.copy_(torch.from_numpy(host))
+
+    def encode(self) -> bytes:
+        """Encode the module's state dict as a file that ``torch.load(..., weights_only=True)`` opens."""
+        state = {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+        file = io.BytesIO()
+        torch.save(state, file)
+        return file.getvalue()
+
+
+def aligned(size: int, dtype: type[np.generic] = np.float32) -> NDArray[np.float32]:
+    """Make a zeroed (size,) array whose first byte is 64-byte aligned."""
+    width = np.dtype(dtype).itemsize
+    raw = np.zeros(size * width + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * width].view(dtype)

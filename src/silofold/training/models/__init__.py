@@ -1,0 +1,1 @@
+"""Models that come with silofold; each module names its class ``plugin``."""
