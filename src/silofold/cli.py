@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from silofold import run
 
-    return run.train(_request(options))
+    return run.train(request_of(options))
 
 
-def _request(options: argparse.Namespace) -> run.Request:
+def request_of(options: argparse.Namespace) -> run.Request:
     from silofold import run
 
     replay = options.run if options.command == "replay" else None

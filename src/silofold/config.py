@@ -32,21 +32,21 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A group of settings; unknown keys are errors."""
 
 
-class Data(Section):
+class Data(Section, frozen=True):
     """Where the packed silos lie."""
 
     folder: str = ""
     """Folder with ``silos.json`` and the silo files (``--data`` sets it)."""
 
 
-class Roles(Section):
+class Roles(Section, frozen=True):
     """How many ranks play which role; rank 0 is the scheduler, all that is left are workers."""
 
     servers: Count = 1
     """Ranks that own one shard of the model each."""
 
 
-class Rounds(Section):
+class Rounds(Section, frozen=True):
     """When a round starts, closes and counts."""
 
     count: Count = 10
@@ -73,7 +73,7 @@ class Rounds(Section):
     """Whether each worker writes the model it receives to ``worker_<i>/ckpt/``, as the original did."""
 
 
-class Local(Section):
+class Local(Section, frozen=True):
     """Training inside a silo."""
 
     epochs: Count = 1
@@ -89,10 +89,10 @@ class Local(Section):
     """torch threads of a worker. Another number gives other bits, so it is a setting and not found out."""
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """All settings of a run; each has a default."""
 
-    seed: Annotated[int, Meta(ge=0, lt=2**63)] = 1
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: a GPU by node-local rank where the worker sees one, else the CPU."""
     reduction: Literal["exact", "float32"] = "exact"
@@ -246,7 +246,7 @@ def _explain(message: str, tree: Mapping[str, Any], kind: type[msgspec.Struct], 
     for name in path:
         value = value[int(name)] if isinstance(value, list) else value.get(name) if isinstance(value, dict) else value
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            kind = next((f.type for f in msgspec.structs.fields(kind) if f.name == name), type(None))
+            kind = next((f.type for f in msgspec.structs.fields(kind) if f.name == name), kind)
     dotted = ".".join(part for part in (at, *path) if part)
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
         known = [field.name for field in msgspec.structs.fields(kind)]

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from silofold import config, run
+from silofold import run
 from silofold.data import silo as silos
-from silofold.errors import SilofoldError, TopologyError
+from silofold.errors import ConfigError, SilofoldError, TopologyError
 
 if TYPE_CHECKING:
     import argparse
@@ -55,14 +55,14 @@ def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     SilofoldError
         Settings, data or numbers of ranks are wrong, or there is no mpirun.
     """
-    from silofold.cli import _request  # noqa: PLC0415  (cli imports this module)
+    from silofold.cli import request_of  # noqa: PLC0415  (cli imports this module)
 
-    request = _request(options)
-    settings = run._settings(request)  # noqa: SLF001
+    request = request_of(options)
+    settings = run.read_settings(request)
     servers = options.servers if options.servers is not None else settings.roles.servers
     data = silos.read_manifest(Path(settings.data.folder)) if settings.data.folder else None
     if data is None:
-        raise config.ConfigError("no data: give --data DIR, or data.folder in the settings")
+        raise ConfigError("no data: give --data DIR, or data.folder in the settings")
     workers = options.workers if options.workers is not None else min(len(os.sched_getaffinity(0)), len(data.silos))
     if servers < 1 or workers < 1:
         raise TopologyError(f"found {servers} servers and {workers} workers, expected at least 1 of each")

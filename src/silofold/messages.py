@@ -16,13 +16,13 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """What one rank tells another; small, typed, without model bytes."""
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """A rank tells the scheduler that it can start a round."""
 
     title: str
 
 
-class Plan(Message):
+class Plan(Message, frozen=True):
     """The scheduler tells servers and workers what the round is."""
 
     round: int
@@ -52,7 +52,7 @@ class Score(msgspec.Struct, frozen=True, array_like=True):
     loss_sum: float
 
 
-class Evaluation(Message):
+class Evaluation(Message, frozen=True):
     """A worker tells how the arriving model does on the test splits of all its silos."""
 
     round: int
@@ -81,7 +81,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     """Why it is not finished."""
 
 
-class Reports(Message):
+class Reports(Message, frozen=True):
     """A worker's reports of a round."""
 
     round: int
@@ -90,7 +90,7 @@ class Reports(Message):
     reports: tuple[Report, ...]
 
 
-class Tally(Message):
+class Tally(Message, frozen=True):
     """The scheduler tells whose updates count, and for how much."""
 
     round: int
@@ -104,7 +104,7 @@ class Tally(Message):
     """Below quorum the round is void: no update moves and the model stands."""
 
 
-class Applied(Message):
+class Applied(Message, frozen=True):
     """A server tells that its shard has taken the round's update."""
 
     round: int
@@ -122,7 +122,7 @@ class SavedFile(msgspec.Struct, frozen=True, array_like=True):
     sha256: str
 
 
-class Saved(Message):
+class Saved(Message, frozen=True):
     """A rank tells that its part of a checkpoint is on disk."""
 
     round: int
@@ -149,7 +149,8 @@ def decode(data: bytes | bytearray | memoryview) -> AnyMessage:
     msgspec.ValidationError
         The bytes are no message: the sender runs another version of the program.
     """
-    return _decoder.decode(data)
+    message: AnyMessage = _decoder.decode(data)
+    return message
 
 
 class SiloSummary(msgspec.Struct, frozen=True, kw_only=True):

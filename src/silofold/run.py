@@ -26,7 +26,8 @@ from silofold import config, plugins, topology
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, RunFolderError, SchemaError, SilofoldError
+from silofold.errors import CheckpointError, ConfigError, RunFolderError, SchemaError, SilofoldError
+from silofold.messages import Summary
 from silofold.record import checkpoint, history, log
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job
@@ -129,7 +130,7 @@ def _abort(world: World) -> None:
         code = 130
     else:
         sys.stderr.write(f"silofold: rank {world.rank}: internal error\n{traceback.format_exc()}")
-    logger.critical("rank %d ends the job", world.rank, exc_info=fault)
+    logger.info("rank %d ends the job", world.rank, exc_info=fault)  # the file alone: standard error has it in one line
     world.abort(code)
 
 
@@ -156,8 +157,8 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
             script={summary.round: summary for summary in script},
         )
         topology.assign_silos(job.examples, len(layout.worker_ranks))
-        for kind in ("cohort", "server_optimizer"):
-            plugins.load(kind, getattr(settings, kind))  # type: ignore[arg-type]  # two of the kinds
+        plugins.load("cohort", settings.cohort)
+        plugins.load("server_optimizer", settings.server_optimizer)
     beginning = _claim(world, job, request)
     title, kind = layout.title(world.rank), layout.role(world.rank)[0]
     with world.together():
@@ -172,7 +173,7 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
     sizes = [int(answer) for answer in world.gather(str(parameters).encode())]
     with world.together():
         if len(set(sizes[layout.worker_ranks.start :])) != 1:
-            raise config.ConfigError(f"workers built models of different sizes: {sizes[layout.worker_ranks.start :]}")
+            raise ConfigError(f"workers built models of different sizes: {sizes[layout.worker_ranks.start :]}")
         slices = topology.shard_slices(sizes[-1], layout.servers)
     beginning = _restore_point(world, job, beginning, slices)
     job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids)
@@ -186,16 +187,16 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
     return role, job, fabrics
 
 
-def _read_inputs(world: World, request: Request) -> tuple[config.Settings, silos.Manifest, list[history.Summary]]:
+def _read_inputs(world: World, request: Request) -> tuple[config.Settings, silos.Manifest, list[Summary]]:
     """Read settings, manifest and, for a replay, the recorded rounds on rank 0, and share them."""
     text, manifest, folder, script = b"", b"", "", b"[]"
     with world.together():
         if world.rank == 0:
-            settings = _settings(request)
+            settings = read_settings(request)
             text = msgspec.json.encode(settings)
             folder = settings.data.folder
             if not folder:
-                raise config.ConfigError("no data: give --data DIR, or data.folder in the settings")
+                raise ConfigError("no data: give --data DIR, or data.folder in the settings")
             try:
                 manifest = (Path(folder) / silos.MANIFEST).read_bytes()
             except OSError as fault:
@@ -209,13 +210,13 @@ def _read_inputs(world: World, request: Request) -> tuple[config.Settings, silos
     with world.together():
         data = silos.parse_manifest(manifest, Path(settings.data.folder) / silos.MANIFEST)
         _check_sizes(settings, data)
-        rounds = msgspec.json.decode(script, type=list[history.Summary])
+        rounds = msgspec.json.decode(script, type=list[Summary])
         if request.replay and not rounds:
             raise RunFolderError(f"{RunFolder(request.replay).metrics}: holds no round that could be replayed")
     return settings, data, rounds
 
 
-def _settings(request: Request) -> config.Settings:
+def read_settings(request: Request) -> config.Settings:
     """Resolve the settings: those of the run that is resumed or replayed, else those of the recipe."""
     overrides = list(request.overrides)
     if request.data:
@@ -225,10 +226,10 @@ def _settings(request: Request) -> config.Settings:
         try:
             text = request.recipe.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as fault:
-            raise config.ConfigError(f"{request.recipe}: cannot be read: {fault}") from None
+            raise ConfigError(f"{request.recipe}: cannot be read: {fault}") from None
         return config.parse(text, str(request.recipe), overrides)
     if source is None:
-        raise config.ConfigError("no settings: name a TOML file")
+        raise ConfigError("no settings: name a TOML file")
     recorded = RunFolder(source).read_record().get("settings", {})
     tree = config.merge(recorded, overrides)
     if request.replay:
@@ -239,7 +240,7 @@ def _settings(request: Request) -> config.Settings:
 def _check_sizes(settings: config.Settings, data: silos.Manifest) -> None:
     for silo in data.silos:
         if settings.local.drop_last and silo.train.examples < settings.local.batch_size:
-            raise config.ConfigError(
+            raise ConfigError(
                 f"local.drop_last = true with local.batch_size = {settings.local.batch_size}: silo {silo.name} has "
                 f"{silo.train.examples} training images and would never train"
             )

@@ -67,4 +67,4 @@ def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int) -> N
 
 def value(total: NDArray[np.int64]) -> NDArray[np.float64]:
     """Turn a (L,) int64 fixed-point sum back into (L,) float64."""
-    return total * (1 / SCALE)
+    return total.astype(np.float64) / SCALE

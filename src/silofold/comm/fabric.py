@@ -9,7 +9,7 @@ no member, so nobody waits for it in a collective.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class Fabric:
 
     def collect(
         self,
-        mine: NDArray[np.int64] | NDArray[np.float32],
+        mine: NDArray[Any],
         counts: Sequence[int] | None,
         window: float,
     ) -> None:
@@ -118,7 +118,7 @@ class Fabric:
             ) from None
 
 
-def _reduce(comm: MPI.Intracomm, part: NDArray[np.int64] | NDArray[np.float32]) -> list[MPI.Request]:
+def _reduce(comm: MPI.Intracomm, part: NDArray[Any]) -> list[MPI.Request]:
     from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
 
     chunks = [part[at : at + CHUNK] for at in range(0, len(part), CHUNK)]
@@ -128,7 +128,7 @@ def _reduce(comm: MPI.Intracomm, part: NDArray[np.int64] | NDArray[np.float32]) 
     return [comm.Ireduce(MPI.IN_PLACE, chunk, MPI.SUM, 0) for chunk in chunks]
 
 
-def _gather(comm: MPI.Intracomm, part: NDArray[np.int64] | NDArray[np.float32], counts: Sequence[int]) -> MPI.Request:
+def _gather(comm: MPI.Intracomm, part: NDArray[Any], counts: Sequence[int]) -> MPI.Request:
     if comm.Get_rank():
         return comm.Igatherv(part, None, 0)
     sizes = [0, *(count * part.shape[1] for count in counts)]

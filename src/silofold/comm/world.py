@@ -255,12 +255,12 @@ def connect() -> World:
     launched = _launched_ranks()
     if found == 1 and launched > 1:
         library = MPI.Get_library_version().split(",")[0].split("\n")[0].strip("\0 ")
-        fault = TopologyError(
+        mismatch = TopologyError(
             f"the launcher started {launched} processes but MPI sees 1 rank: the launcher does not belong to the MPI "
             f"library of this environment ({library}); use `silofold launch`, or the mpirun of {sys.prefix}/bin"
         )
-        fault.add_note("quiet" if _launched_rank() else "loud")
-        raise fault
+        mismatch.add_note("quiet" if _launched_rank() else "loud")
+        raise mismatch
     return World(MPI.COMM_WORLD)
 
 

@@ -26,13 +26,17 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 MANIFEST: Final = "silos.json"
-SPLITS: Final = ("train", "test")
 SplitName = Literal["train", "test"]
+SPLITS: Final[tuple[SplitName, ...]] = ("train", "test")
 
 Batch: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]
 """Pictures (B, H, W[, C]), labels (B,) and writer indices (B,) of a piece of a split."""
 
-_DTYPES: Final = {"images": np.dtype("u1"), "labels": np.dtype("<i4"), "writer": np.dtype("<i4")}
+_DTYPES: Final[dict[str, np.dtype[np.uint8] | np.dtype[np.int32]]] = {
+    "images": np.dtype("u1"),
+    "labels": np.dtype("<i4"),
+    "writer": np.dtype("<i4"),
+}
 _BLOCK_BYTES: Final = 1 << 24
 # What h5py raises on a missing, truncated, foreign or damaged file or on one that lacks a name.
 _READ_FAULTS: Final = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
@@ -80,6 +84,16 @@ class SiloInfo:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """What all silo files of a folder have in common; the fields are those of `Manifest`."""
+
+    classes: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    interpolation: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``silos.json`` says of a folder of silos.
 
@@ -99,6 +113,11 @@ class Manifest:
     interpolation: str
     source: str
     silos: tuple[SiloInfo, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """What every silo file of the folder repeats."""
+        return Layout(self.classes, self.image_shape, self.interpolation, self.source)
 
     @property
     def digest(self) -> str:
@@ -125,16 +144,6 @@ class Split:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     writer: NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What all silo files of a folder have in common; the fields are those of `Manifest`."""
-
-    classes: tuple[str, ...]
-    image_shape: tuple[int, ...]
-    interpolation: str
-    source: str
 
 
 @dataclass(frozen=True)
@@ -329,7 +338,7 @@ def folder_faults(folder: Path) -> list[str]:
 
 def image_keys(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Give each picture (M, ...) a number (M,) that equal pixels share; two others collide once in 2^64 pairs."""
-    keys = b"".join(hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest() for image in images)
+    keys = b"".join(hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in images)
     return np.frombuffer(keys, "<u8").astype(np.uint64)
 
 
@@ -359,7 +368,7 @@ def _open(path: Path) -> h5py.File:
 def _header_faults(file: h5py.File, split: SplitName, silo: SiloInfo, manifest: Manifest) -> Iterator[str]:
     """Compare attributes, shapes and dtypes with the manifest, before anything large is read."""
     info: SplitInfo = getattr(silo, split)
-    expected = _attributes(silo.name, silo.writers, Layout(*_shared(manifest)), {split: info})
+    expected = _attributes(silo.name, silo.writers, manifest.layout, {split: info})
     for key, value in expected.items():
         found = file.attrs.get(key)
         if found is None:
@@ -384,7 +393,7 @@ def _file_faults(path: Path, silo: SiloInfo, manifest: Manifest) -> list[str]:
     faults: list[str] = []
     try:
         with _open(path) as file:
-            for split in ("train", "test"):
+            for split in SPLITS:
                 headers = list(_header_faults(file, split, silo, manifest))
                 faults += headers
                 if any(fault.startswith(f"{split}/") for fault in headers):
@@ -416,13 +425,13 @@ class _Tally:
 
     def see_images(self, images: NDArray[np.uint8]) -> None:
         """Take the next piece (B, H, W[, C]) of the pictures."""
-        self._digest.update(np.ascontiguousarray(images, "u1"))
+        self._digest.update(np.ascontiguousarray(images, "u1").data)
 
     def see_labels(self, labels: NDArray[np.int32], writer: NDArray[np.int32]) -> None:
         """Take all labels (M,) and writer indices (M,), once, after the pictures."""
         self._labels, self._writer = labels, writer
-        self._digest.update(np.ascontiguousarray(labels, "<i4"))
-        self._digest.update(np.ascontiguousarray(writer, "<i4"))
+        self._digest.update(np.ascontiguousarray(labels, "<i4").data)
+        self._digest.update(np.ascontiguousarray(writer, "<i4").data)
 
     def range_faults(self, writers: int) -> Iterator[str]:
         """Tell labels that are no class and writer indices that are no writer."""
@@ -467,19 +476,19 @@ def write_silo(
         The file cannot be written, the train split is empty, or the pieces do not fit the layout.
     """
     if splits["train"].examples < 1:
-        raise SchemaError(f"{path.name} (silo {name}): empty silo: found no train picture, expected at least 1")
+        raise SchemaError(f"{path}: empty silo {name}: found no train picture, expected at least 1")
     with replacing(path) as partial:
         infos: dict[SplitName, SplitInfo] = {}
         with h5py.File(partial, "w", libver="earliest") as file:
-            for split in ("train", "test"):
-                infos[split] = _write_split(file, split, splits[split], layout, len(writers))
+            for split in SPLITS:
+                where = f"{path}: {split}"
+                infos[split] = _write_split(file.create_group(split), where, splits[split], layout, len(writers))
             for key, value in _attributes(name, writers, layout, infos).items():
                 file.attrs[key] = value
     return SiloInfo(name, path.name, writers, infos["train"], infos["test"])
 
 
-def _write_split(file: h5py.File, split: SplitName, stream: SplitStream, layout: Layout, writers: int) -> SplitInfo:
-    group = file.create_group(split)
+def _write_split(group: h5py.Group, where: str, stream: SplitStream, layout: Layout, writers: int) -> SplitInfo:
     size = stream.examples
     images = group.create_dataset("images", (size, *layout.image_shape), _DTYPES["images"], track_times=False)
     labels, writer = (np.empty(size, np.int32) for _ in range(2))
@@ -489,7 +498,7 @@ def _write_split(file: h5py.File, split: SplitName, stream: SplitStream, layout:
         stop = start + len(pictures)
         if stop > size or pictures.shape[1:] != layout.image_shape or pictures.dtype != np.uint8:
             raise SchemaError(
-                f"{split}: found pictures {start} to {stop} of shape {pictures.shape[1:]} and {pictures.dtype}, "
+                f"{where}: found pictures {start} to {stop} of shape {pictures.shape[1:]} and {pictures.dtype}, "
                 f"expected {size} of {layout.image_shape} and uint8"
             )
         images[start:stop] = pictures
@@ -497,13 +506,13 @@ def _write_split(file: h5py.File, split: SplitName, stream: SplitStream, layout:
         tally.see_images(pictures)
         start = stop
     if start != size:
-        raise SchemaError(f"{split}: found {start} pictures, expected {size}")
+        raise SchemaError(f"{where}: found {start} pictures, expected {size}")
     tally.see_labels(labels, writer)
     fault = next(tally.range_faults(writers), None)
     if fault is not None:
-        raise SchemaError(f"{split}: {fault}")
+        raise SchemaError(f"{where}: {fault}")
     for name, values in (("labels", labels), ("writer", writer)):
-        group.create_dataset(name, data=values.astype(_DTYPES[name]), track_times=False)
+        group.create_dataset(name, data=values.astype("<i4"), track_times=False)
     return tally.info()
 
 
@@ -557,10 +566,6 @@ def _attributes(
         attributes[f"{split}_sha256"] = info.sha256
         attributes[f"{split}_histogram"] = np.array(info.histogram, np.int64)
     return attributes
-
-
-def _shared(manifest: Manifest) -> tuple[tuple[str, ...], tuple[int, ...], str, str]:
-    return manifest.classes, manifest.image_shape, manifest.interpolation, manifest.source
 
 
 def _shorten(value: object) -> str:

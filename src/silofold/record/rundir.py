@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from silofold.errors import RunFolderError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_RANK_FOLDER = re.compile(r"scheduler|(server|worker)_\d+")
 
 
 class RunFolder:
@@ -59,7 +63,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            found = sorted(entry.name for entry in self.path.iterdir())
+            # logs of a start that failed before its first round are no run: they may be written over
+            found = sorted(entry.name for entry in self.path.iterdir() if not _RANK_FOLDER.fullmatch(entry.name))
             probe = self.path / f".writable.{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()

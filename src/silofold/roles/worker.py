@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Worker:
         self._title = job.layout.title(world.rank)
         self.vector = model.host
         self._base = flat.aligned(model.size)
-        self._sum = np.zeros(model.size, np.int64 if job.settings.reduction == "exact" else np.float32)
+        self._sum: NDArray[Any] = np.zeros(model.size, np.int64 if job.settings.reduction == "exact" else np.float32)
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._momenta = {silo: torch.from_numpy(array).to(model.vector.device) for silo, array in momenta.items()}
         self._new_momenta: dict[int, torch.Tensor] = {}
@@ -108,14 +108,14 @@ class Worker:
                 logger.warning("round %d silo %d: failed: %s", plan.round, report.silo, report.reason)
         return jobs.expect(self._world, Tally, plan.window + self._job.settings.rounds.start_window + jobs.GRACE)
 
-    def update(self, tally: Tally) -> NDArray[np.int64] | NDArray[np.float32]:
+    def update(self, tally: Tally) -> NDArray[Any]:
         """Return the weighted sum of this worker's updates, or each of them."""
         if self._job.strategy.needs == "sum":
             return self._sum
         rows = [self._rows[silo] for silo in self._silos if silo in tally.accepted]
         return np.stack(rows) if rows else np.empty((0, len(self.vector)), np.float32)
 
-    def apply(self, sent: NDArray[np.int64] | NDArray[np.float32], tally: Tally) -> None:
+    def apply(self, sent: NDArray[Any], tally: Tally) -> None:
         """Keep the momentum of the silos whose updates count."""
         del sent
         if self._job.settings.local.keep_momentum:
@@ -159,7 +159,7 @@ class Worker:
         if self._job.strategy.needs == "each":
             self._rows[silo] = update
         elif self._sum.dtype == np.int64:
-            exact.add(self._sum, update, weight)  # type: ignore[arg-type]  # the dtype was asked for
+            exact.add(self._sum, update, weight)
         else:
             self._sum += update * np.float32(weight)
 

@@ -41,6 +41,6 @@ def describe(device: torch.device) -> dict[str, str]:
     return {
         "device": str(device),
         "hardware": name,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "threads": str(torch.get_num_threads()),
     }

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class Settings(Section):
+class AllSettings(Section, frozen=True):
     """Settings of the cohort ``all``: none of its own."""
 
     name: str = "all"
@@ -21,9 +21,9 @@ class Settings(Section):
 class All:
     """All silos that are ready."""
 
-    Settings = Settings
+    Settings = AllSettings
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AllSettings) -> None:
         del settings
 
     def draw(self, silos: Sequence[int], rng: np.random.Generator) -> list[int]:  # noqa: ARG002  (nothing is drawn)

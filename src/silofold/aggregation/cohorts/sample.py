@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class Settings(Section):
+class SampleSettings(Section, frozen=True):
     """Settings of the cohort ``sample``."""
 
-    name: str = "sample"
+    name: str
     size: Count | Share
     """Silos a round (an integer), or the share of those that are ready (a fraction, rounded up)."""
 
@@ -24,9 +24,9 @@ class Settings(Section):
 class Sample:
     """Sampling without replacement, each silo equally likely."""
 
-    Settings = Settings
+    Settings = SampleSettings
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SampleSettings) -> None:
         self._size = settings.size
 
     def draw(self, silos: Sequence[int], rng: np.random.Generator) -> list[int]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Settings(Section):
+class AdaptiveSettings(Section, frozen=True):
     """Settings of the server optimizer ``adaptive``."""
 
     name: str = "adaptive"
@@ -34,9 +34,9 @@ class Settings(Section):
 class Adaptive:
     """Moves each coordinate by its first moment over the root of its second."""
 
-    Settings = Settings
+    Settings = AdaptiveSettings
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AdaptiveSettings) -> None:
         self._settings = settings
         self.state: dict[str, NDArray[np.float64]] = {}
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Settings(Section):
+class SgdSettings(Section, frozen=True):
     """Settings of the server optimizer ``sgd``."""
 
     name: str = "sgd"
@@ -30,9 +30,9 @@ class Settings(Section):
 class Sgd:
     """Adds lr × (momentum-averaged) update to the model."""
 
-    Settings = Settings
+    Settings = SgdSettings
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SgdSettings) -> None:
         self._lr, self._momentum = settings.lr, settings.momentum
         self.state: dict[str, NDArray[np.float64]] = {}
 

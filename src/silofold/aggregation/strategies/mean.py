@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from silofold.protocols import Needs
 
 
-class Settings(Section):
+class MeanSettings(Section, frozen=True):
     """Settings of the strategy ``mean``."""
 
     name: str = "mean"
@@ -30,10 +30,10 @@ class Settings(Section):
 class Mean:
     """Weighted mean of the updates."""
 
-    Settings = Settings
+    Settings = MeanSettings
     needs: Needs = "sum"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: MeanSettings) -> None:
         self._by_examples = settings.weights == "examples"
 
     def weight(self, examples: int) -> int:

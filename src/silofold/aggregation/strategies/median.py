@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from silofold.protocols import Needs
 
 
-class Settings(Section):
+class MedianSettings(Section, frozen=True):
     """Settings of the strategy ``median``: none of its own."""
 
     name: str = "median"
@@ -29,10 +29,10 @@ class Settings(Section):
 class Median:
     """Unweighted coordinate-wise median."""
 
-    Settings = Settings
+    Settings = MedianSettings
     needs: Needs = "each"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: MedianSettings) -> None:
         del settings
 
     def weight(self, examples: int) -> int:  # noqa: ARG002  (a median has no weights)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from silofold.messages import Summary
 
 
-class Settings(Section):
+class ConsoleSettings(Section, frozen=True):
     """Settings of the sink ``console``: none of its own."""
 
     name: str = "console"
@@ -30,9 +30,9 @@ class Settings(Section):
 class Console:
     """Prints the rounds."""
 
-    Settings = Settings
+    Settings = ConsoleSettings
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ConsoleSettings) -> None:
         del settings
         self._columns = int(os.environ.get("SILOFOLD_COLUMNS") or 0)
         self._rounds = 0

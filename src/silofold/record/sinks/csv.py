@@ -21,7 +21,7 @@ PLAIN = (
 )  # fmt: skip
 
 
-class Settings(Section):
+class CsvSettings(Section, frozen=True):
     """Settings of the sink ``csv``: none of its own."""
 
     name: str = "csv"
@@ -30,9 +30,9 @@ class Settings(Section):
 class Csv:
     """Writes one row a round."""
 
-    Settings = Settings
+    Settings = CsvSettings
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CsvSettings) -> None:
         del settings
 
     def open(self, folder: Path, earlier: Sequence[Summary]) -> None:

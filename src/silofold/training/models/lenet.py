@@ -21,7 +21,7 @@ from silofold.config import Section
 from silofold.errors import ConfigError
 
 
-class Settings(Section):
+class LeNetSettings(Section, frozen=True):
     """Settings of the model ``lenet``."""
 
     name: str = "lenet"
@@ -47,9 +47,9 @@ class LeNet(nn.Module):
         The images are too small or of other channels.
     """
 
-    Settings = Settings
+    Settings = LeNetSettings
 
-    def __init__(self, settings: Settings, classes: int, image_shape: tuple[int, ...]) -> None:
+    def __init__(self, settings: LeNetSettings, classes: int, image_shape: tuple[int, ...]) -> None:
         super().__init__()
         height, width = ((side - 4) // 2 - 4 for side in image_shape[:2])
         if min(height, width) < 2:

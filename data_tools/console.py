@@ -1,0 +1,147 @@
+"""What every data tool does alike at the terminal: arguments, one-line errors, progress, processes, a new folder."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Never, TypeVar
+
+from tqdm import tqdm
+
+from silofold.errors import SchemaError, SilofoldError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> Never:
+        """End the tool with what is wrong with its arguments."""
+        self.exit(2, f"error: {message}; {self.prog} --help tells the arguments\n")
+
+    def add_jobs(self) -> None:
+        """Add the option for the number of processes."""
+        cores = len(os.sched_getaffinity(0))
+        self.add_argument("--jobs", type=count, default=cores, help=f"processes (default: the cores, here {cores})")
+
+
+def count(text: str) -> int:
+    """Read a number of at least 1 from the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {number}, expected at least 1")
+    return number
+
+
+def run(main: Callable[[], int]) -> Never:
+    """Run a tool and end the process with its exit code, or 2 and one line on stderr."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except SilofoldError as error:
+        message, code = str(error), error.exit_code
+    except OSError as error:
+        message, code = os_reason(error), 2
+    except KeyboardInterrupt:
+        message, code = "interrupted, nothing was kept", 130
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(code)
+
+
+def os_reason(error: OSError) -> str:
+    """Name file and reason of a failed system call."""
+    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+
+
+def warn(message: str) -> None:
+    """Tell of something that does not stop the tool."""
+    sys.stderr.write(f"warning: {message}\n")
+
+
+def each(work: Callable[[T], R], tasks: Sequence[T], jobs: int, unit: str) -> Iterator[R]:
+    """Do every task, in several processes, and yield the results in the order of the tasks.
+
+    Raises
+    ------
+    SchemaError
+        A process was killed from outside; whatever a task raises comes through as it is.
+    """
+    jobs = min(jobs, len(tasks))
+    if jobs < 2:
+        yield from _progress(map(work, tasks), len(tasks), unit)
+        return
+    executor = ProcessPoolExecutor(jobs, initializer=_leave_signals_to_parent)
+    try:
+        yield from _progress(executor.map(work, tasks), len(tasks), unit)
+    except BrokenProcessPool as error:
+        raise SchemaError("a process of this tool was killed, out of memory perhaps; try fewer --jobs") from error
+    finally:
+        # After a fault nothing that the others still do is wanted; after success they are idle.
+        for child in multiprocessing.active_children():
+            child.terminate()
+        executor.shutdown(cancel_futures=True)
+
+
+def _leave_signals_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _progress(results: Iterable[R], total: int, unit: str) -> Iterator[R]:
+    yield from tqdm(results, total=total, unit=unit, disable=not sys.stderr.isatty())
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Lend a folder inside `out`; what is made there moves up into `out` when all of it is on disk, `*.json` last.
+
+    When anything fails, `out` is left as it was found: absent, or there and empty.
+
+    Raises
+    ------
+    SchemaError
+        `out` is there and not empty, or cannot be made.
+    """
+    existed = out.exists()
+    partial = out / ".partial"
+    moved: list[Path] = []
+    done = False
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = next(out.iterdir(), None)
+        if found is None:
+            partial.mkdir()
+    except OSError as error:
+        raise SchemaError(f"{out}: cannot be made: {error.strerror}") from error
+    if found is not None:
+        raise SchemaError(f"{out}: not empty, found {found.name}; expected a new or an empty folder")
+    try:
+        yield partial
+        os.sync()
+        for entry in sorted(partial.iterdir(), key=lambda entry: (entry.suffix == ".json", entry.name)):
+            moved.append(out / entry.name)
+            entry.rename(moved[-1])
+        partial.rmdir()
+        done = True
+    finally:
+        if not done:
+            for path in (partial, *moved):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if not existed:
+                out.rmdir()

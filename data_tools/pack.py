@@ -1,0 +1,316 @@
+"""Pack pictures into silo files: silo_0000.h5, silo_0001.h5, … and silos.json.
+
+IN is one of three things, which the tool tells apart by itself:
+  a raw tree       <writer>/{train,test}/<class>/<picture>     each writer is one silo, or see --silos
+  a combined tree  dataset_<i>/{train,test}/<class>/<picture>  each dataset is one silo
+  LEAF's JSON      {train,test}/*.json                         each user is one silo, or see --silos
+With --silos the first --users writers in name order are spread evenly over that many silos.
+Pictures are turned to --mode, then brought to --size by bilinear interpolation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+import console
+from combine import first, spread
+from leaf import Shard, read_shard, shards
+from silofold.data.silo import (
+    SPLITS,
+    Batch,
+    Layout,
+    Manifest,
+    SiloInfo,
+    SplitName,
+    SplitStream,
+    image_keys,
+    overlaps,
+    write_manifest,
+    write_silo,
+)
+from silofold.errors import SchemaError
+from tree import FEMNIST, Kind, Picture, Tree, class_folders, kind_of, natural, read_combined, writers_of
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+BATCH = 512
+_FOUND = {"leaf": "LEAF JSON", "combined": "a combined tree", "raw": "a raw tree"}
+# What PIL raises on a file that is no picture, or a broken one.
+_PICTURE_FAULTS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+
+
+class Source(Protocol):
+    """Where pictures come from."""
+
+    def pictures(self, folder: str, split: SplitName) -> Iterable[Picture]:
+        """Yield the pictures of a folder in canonical order: writer, class, place."""
+
+    def load(self, picture: Picture) -> Image.Image:
+        """Open one picture."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Pictures that are files of a tree."""
+
+    tree: Tree
+
+    def pictures(self, folder: str, split: SplitName) -> Iterable[Picture]:
+        """Yield the pictures of a folder in canonical order: writer, class, place."""
+        return self.tree.pictures(folder, split)
+
+    def load(self, picture: Picture) -> Image.Image:
+        """Open one picture."""
+        return Image.open(picture.path)
+
+
+@dataclass(frozen=True)
+class SpoolSource:
+    """Pictures out of LEAF's shards, spooled as one array a user, split and shard so that users can be read by name."""
+
+    spool: Path
+    parts: dict[tuple[str, SplitName], tuple[int, ...]]
+
+    def pictures(self, folder: str, split: SplitName) -> Iterable[Picture]:
+        """Yield the pictures of a folder in canonical order: writer, class, place."""
+        rows: list[tuple[int, int, int]] = []
+        for part in self.parts.get((folder, split), ()):
+            labels = np.load(_spooled(self.spool, folder, part, "labels"))
+            rows += [(int(label), part, place) for place, label in enumerate(labels)]
+        return (
+            Picture(folder, label, str(_spooled(self.spool, folder, part, "images")), place)
+            for label, part, place in sorted(rows)
+        )
+
+    def load(self, picture: Picture) -> Image.Image:
+        """Open one picture."""
+        return Image.fromarray(_load_spooled(picture.path)[picture.place])
+
+
+def _spooled(spool: Path, user: str, part: int, what: str) -> Path:
+    return spool / f"{what}_{part}_{user}.npy"
+
+
+@lru_cache(maxsize=4)
+def _load_spooled(path: str) -> NDArray[np.uint8]:
+    images: NDArray[np.uint8] = np.load(path)
+    return images
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to pack one silo."""
+
+    source: Source
+    name: str
+    folders: tuple[str, ...]
+    path: Path
+    layout: Layout
+    mode: Literal["L", "RGB"]
+    allow_empty_test: bool
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A silo that was packed, and the keys of its pictures: 8 bytes for each, to find duplicates by."""
+
+    info: SiloInfo
+    train: NDArray[np.uint64]
+    test: NDArray[np.uint64]
+
+
+def pack_silo(job: Job) -> Packed:
+    """Write one silo file; pixels of one batch are in memory at a time.
+
+    Raises
+    ------
+    SchemaError
+        A picture cannot be read, a split is empty, or the file cannot be written.
+    """
+    counts = dict.fromkeys(SPLITS, 0)
+    writers: set[str] = set()
+    for split in counts:
+        for picture in _listing(job, split):
+            counts[split] += 1
+            writers.add(picture.writer)
+    for split, count in counts.items():
+        if not count and not (split == "test" and job.allow_empty_test):
+            hint = "; --allow-empty-test lets it pass" if split == "test" else ""
+            folders = ", ".join(job.folders[:3]) + (", …" if len(job.folders) > 3 else "")
+            raise SchemaError(f"empty silo {job.name} ({folders}): found no {split} picture, expected at least 1{hint}")
+    order = tuple(sorted(writers))
+    keys: dict[SplitName, list[NDArray[np.uint64]]] = {split: [] for split in SPLITS}
+    splits = {split: SplitStream(counts[split], _batches(job, split, order, keys[split])) for split in counts}
+    info = write_silo(job.path, job.name, order, job.layout, splits)
+    train, test = (np.concatenate([np.empty(0, np.uint64), *keys[split]]) for split in counts)
+    return Packed(info, train, test)
+
+
+def _listing(job: Job, split: SplitName) -> Iterator[Picture]:
+    return itertools.chain.from_iterable(job.source.pictures(folder, split) for folder in job.folders)
+
+
+def _batches(job: Job, split: SplitName, writers: tuple[str, ...], keys: list[NDArray[np.uint64]]) -> Iterator[Batch]:
+    place = {writer: index for index, writer in enumerate(writers)}
+    listing = _listing(job, split)
+    while chunk := list(itertools.islice(listing, BATCH)):
+        images = np.stack([_pixels(job, picture) for picture in chunk])
+        keys.append(image_keys(images))
+        labels = np.array([picture.label for picture in chunk], np.int32)
+        yield images, labels, np.array([place[picture.writer] for picture in chunk], np.int32)
+
+
+def _pixels(job: Job, picture: Picture) -> NDArray[np.uint8]:
+    """Return one picture as (H, W) or (H, W, 3) uint8."""
+    height, width = job.layout.image_shape[:2]
+    try:
+        with job.source.load(picture) as image:
+            if image.mode not in _EIGHT_BIT:
+                raise SchemaError(f"{picture.path}: found pixels of mode {image.mode}, expected 8 bits a channel")
+            return np.asarray(image.convert(job.mode).resize((width, height), Image.Resampling.BILINEAR))
+    except _PICTURE_FAULTS as error:
+        raise SchemaError(f"{picture.path}: not a readable picture: {error}") from error
+
+
+def _spool(task: tuple[int, Shard, Path]) -> None:
+    part, shard, spool = task
+    for user, images, labels in read_shard(shard.path):
+        for what, values in (("images", images), ("labels", labels)):
+            path = _spooled(spool, user, part, what)
+            try:
+                np.save(path, values)
+            except OSError as error:
+                raise SchemaError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _leaf_source(folder: Path, spool: Path, jobs: int) -> tuple[SpoolSource, tuple[str, ...]]:
+    """Spool the shards; return the source and its users in name order."""
+    plan = shards(folder, jobs)
+    tasks = [(part, shard, spool) for part, shard in enumerate(plan)]
+    for _ in console.each(_spool, tasks, jobs, "shard"):
+        pass
+    parts: dict[tuple[str, SplitName], tuple[int, ...]] = {}
+    for part, shard in enumerate(plan):
+        for user in shard.offsets:
+            parts[user, shard.split] = (*parts.get((user, shard.split), ()), part)
+    return SpoolSource(spool, parts), tuple(sorted({user for user, _ in parts}))
+
+
+def _classes(wish: str | None, kind: Kind, root: Path, folders: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the names of the classes and of their folders."""
+    if wish is None:
+        return FEMNIST, [str(label) for label in range(len(FEMNIST))]
+    if kind == "leaf":
+        raise SchemaError(f"--classes {wish}: LEAF's JSON always has the {len(FEMNIST)} classes of FEMNIST")
+    names = class_folders(root, folders) if wish == "auto" else tuple(wish.split(","))
+    if "" in names or len(set(names)) != len(names):
+        raise SchemaError(f"--classes {wish}: found an empty or a repeated name")
+    return names, list(names)
+
+
+def _groups(
+    arguments: argparse.Namespace, kind: Kind, folders: tuple[str, ...]
+) -> Sequence[tuple[str, tuple[str, ...]]]:
+    """Return name and folders of each silo."""
+    if kind == "combined":
+        if arguments.users or arguments.silos:
+            raise SchemaError(f"{arguments.folder}: already combined; --users and --silos are for raw users")
+        return [(folder, (folder,)) for folder in sorted(folders, key=natural)]
+    users = first(folders, arguments.users, arguments.folder)
+    if arguments.silos is None:
+        return [(user, (user,)) for user in users]
+    return [(f"dataset_{silo}", group) for silo, group in enumerate(spread(users, arguments.silos))]
+
+
+def pack(arguments: argparse.Namespace, kind: Kind, partial: Path) -> Manifest:
+    """Pack into a folder and return its manifest.
+
+    Raises
+    ------
+    SchemaError
+        Something in the input is not as it should be, or the folder cannot be written.
+    """
+    root = arguments.folder
+    with TemporaryDirectory(prefix="spool", dir=partial) as spool:
+        source: Source
+        if kind == "leaf":
+            source, folders = _leaf_source(root, Path(spool), arguments.jobs)
+        else:
+            folders = writers_of(root)
+        names, class_names = _classes(arguments.classes, kind, root, folders)
+        if kind != "leaf":
+            labels = {name: label for label, name in enumerate(class_names)}
+            users = read_combined(root) if kind == "combined" else {}
+            source = FileSource(Tree(root, labels, kind == "combined", users))
+        shape = (arguments.size, arguments.size, *((3,) if arguments.mode == "RGB" else ()))
+        layout = Layout(names, shape, "bilinear", arguments.source or f"{_FOUND[kind]}: {root.resolve().name}")
+        jobs = [
+            Job(source, name, group, partial / f"silo_{number:04d}.h5", layout, arguments.mode, arguments.empty_test)
+            for number, (name, group) in enumerate(_groups(arguments, kind, folders))
+        ]
+        packed = list(console.each(pack_silo, jobs, arguments.jobs, "silo"))
+    return write_manifest(partial, layout, _count_duplicates(packed))
+
+
+def _count_duplicates(packed: Sequence[Packed]) -> Iterator[SiloInfo]:
+    """Count the test pictures of each silo that also stand in a train split of any silo."""
+    train = np.unique(np.concatenate([silo.train for silo in packed]))
+    for silo in packed:
+        yield replace(silo.info, duplicates=int(np.isin(silo.test, train).sum()))
+
+
+def _report(manifest: Manifest) -> None:
+    width = max(len(silo.name) for silo in manifest.silos)
+    print(f"{'silo':{width}}  {'file':12} {'writers':>7} {'train':>8} {'test':>7}")
+    for silo in manifest.silos:
+        sizes = f"{len(silo.writers):7} {silo.train.examples:8} {silo.test.examples:7}"
+        print(f"{silo.name:{width}}  {silo.file:12} {sizes}")
+    train, test = (sum(getattr(silo, split).examples for silo in manifest.silos) for split in SPLITS)
+    writers = sum(len(silo.writers) for silo in manifest.silos)
+    print(f"{'sum':{width}}  {len(manifest.silos):<12} {writers:7} {train:8} {test:7}")
+    print(f"digest {manifest.digest}")
+    duplicates = {silo.name: silo.duplicates for silo in manifest.silos if silo.duplicates}
+    if duplicates:
+        where = ", ".join(f"{name}: {number}" for name, number in duplicates.items())
+        console.warn(f"{sum(duplicates.values())} test pictures also stand in a train split ({where})")
+    for writer, names in overlaps(manifest.silos).items():
+        console.warn(f"writer {writer} stands in the silos {', '.join(names)}; a run refuses such a folder")
+
+
+def main() -> int:
+    """Run the tool."""
+    parser = console.Parser(__doc__)
+    parser.add_argument("folder", metavar="IN", type=Path, help="raw tree, combined tree or LEAF's JSON")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make; must be new or empty")
+    parser.add_argument("--users", type=console.count, help="how many writers to take, in name order (default: all)")
+    parser.add_argument("--silos", type=console.count, help="how many silos to make of them (default: one a writer)")
+    parser.add_argument("--size", type=console.count, default=32, help="height and width in pixels (default: 32)")
+    parser.add_argument("--mode", choices=("L", "RGB"), default="L", help="gray or colour (default: L)")
+    parser.add_argument("--classes", help="class folders: 'auto', or names with commas (default: FEMNIST's 0 to 61)")
+    parser.add_argument("--source", help="where the pictures come from, in words, for the record")
+    parser.add_argument("--allow-empty-test", dest="empty_test", action="store_true", help="let a silo lack test data")
+    parser.add_jobs()
+    arguments = parser.parse_args()
+    kind = kind_of(arguments.folder)
+    print(f"{arguments.folder}: found {_FOUND[kind]}")
+    with console.new_folder(arguments.out) as partial:
+        manifest = pack(arguments, kind, partial)
+    _report(manifest)
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)
