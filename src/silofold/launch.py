@@ -38,13 +38,13 @@ def main(options: argparse.Namespace) -> int:
         The exit code of the run.
     """
     try:
-        command, environment = plan(options)
+        command, surroundings = plan(options)
     except SilofoldError as fault:
         sys.stderr.write(f"silofold: error: {fault}\n")
         return fault.exit_code
     # mpirun gets signals of the terminal itself and passes them on; we wait for it to end in order
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return subprocess.run(command, env=environment, check=False).returncode
+    return subprocess.run(command, env=surroundings, check=False).returncode
 
 
 def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
@@ -66,16 +66,25 @@ def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     workers = options.workers if options.workers is not None else min(len(os.sched_getaffinity(0)), len(data.silos))
     if servers < 1 or workers < 1:
         raise TopologyError(f"found {servers} servers and {workers} workers, expected at least 1 of each")
-    mpirun, vendor = find_mpirun()
-    ranks = 1 + servers + workers
     program = [sys.executable, "-m", "silofold", *_train_arguments(options, servers)]
-    environment = dict(os.environ) | {"OMP_NUM_THREADS": str(settings.local.threads), "OPENBLAS_NUM_THREADS": "1"}
+    extra = {}
     if sys.stdout.isatty():
-        environment["SILOFOLD_COLUMNS"] = str(shutil.get_terminal_size().columns)
-    if vendor == "openmpi":
-        for key, value in _open_mpi_environment().items():
-            environment.setdefault(key, value)
-    return [mpirun, "-n", str(ranks), *program], environment
+        extra["SILOFOLD_COLUMNS"] = str(shutil.get_terminal_size().columns)
+    return [find_mpirun()[0], "-n", str(1 + servers + workers), *program], environment(settings.local.threads) | extra
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment that ranks need; what the user has set stands.
+
+    Parameters
+    ----------
+    threads
+        Threads of each rank.
+    """
+    wanted = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+    if find_mpirun()[1] == "openmpi":
+        wanted |= _open_mpi_environment()
+    return wanted | dict(os.environ)
 
 
 def find_mpirun() -> tuple[str, str]:
@@ -100,7 +109,7 @@ def find_mpirun() -> tuple[str, str]:
 
 
 def _open_mpi_environment() -> dict[str, str]:
-    """What Open MPI 5 needs to start as root, with more ranks than cores, and to wait without a busy core."""
+    """Return what Open MPI 5 needs to start as root, with more ranks than cores, and to wait without a busy core."""
     wanted = {
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "PRTE_MCA_hwloc_default_binding_policy": "none",

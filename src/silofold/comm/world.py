@@ -33,7 +33,7 @@ START_WINDOW = 300.0
 """Seconds within which all ranks must reach the same point of the start-up (imports on a slow file system included)."""
 
 
-class AgreedFault(SilofoldError):
+class AgreedFault(SilofoldError):  # noqa: N818  (it carries an error, whichever it is)
     """The fault that another rank has met, raised here so that all ranks end together."""
 
     def __init__(self, text: str, exit_code: int) -> None:
@@ -285,7 +285,7 @@ def _environment_number(names: tuple[str, ...], default: int) -> int:
 
 
 def _launched_ranks() -> int:
-    """Processes that the launcher says it started (Open MPI, PMI of MPICH and Intel MPI, srun)."""
+    """Count the processes that the launcher says it started (Open MPI, PMI of MPICH and Intel MPI, srun)."""
     return _environment_number(("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"), 1)
 
 

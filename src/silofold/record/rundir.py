@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from pathlib import Path
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-_RANK_FOLDER = re.compile(r"scheduler|(server|worker)_\d+")
+LOCK = ".lock"
+_NO_RUN = re.compile(rf"{re.escape(LOCK)}|scheduler|(server|worker)_\d+")
 
 
 class RunFolder:
@@ -64,10 +66,12 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # logs of a start that failed before its first round are no run: they may be written over
-            found = sorted(entry.name for entry in self.path.iterdir() if not _RANK_FOLDER.fullmatch(entry.name))
-            probe = self.path / f".writable.{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
+            found = sorted(entry.name for entry in self.path.iterdir() if not _NO_RUN.fullmatch(entry.name))
+            # held until this process ends, however it ends: two jobs would write over each other's rounds
+            self._lock = (self.path / LOCK).open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(f"{self.path}: another job is at work in this folder; choose another --out") from None
         except OSError as fault:
             raise RunFolderError(f"{self.path}: cannot be used as run folder: {fault.strerror}") from None
         if self.done.exists():
