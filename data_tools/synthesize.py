@@ -59,8 +59,8 @@ def draw(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint
     count = len(labels)
     usual, other = rng.integers(len(TYPEFACES)), rng.integers(len(TYPEFACES), size=CLASSES)
     faces = np.where(rng.random(CLASSES) < 0.7, usual, other)
-    own_shapes = _bend(rng, CLASSES, rng.uniform(0.03, 0.09))[labels]
-    points = _pen_points(count, rng) + own_shapes + _bend(rng, count, rng.uniform(0.02, 0.05))
+    own_shapes = _bend(rng, CLASSES, rng.uniform(0.04, 0.11))[labels]
+    points = _pen_points(count, rng) + own_shapes + _bend(rng, count, rng.uniform(0.03, 0.07))
     gap = _sample(faces[labels], labels, points)
     stroke = rng.uniform(0.03, 0.065) * np.exp(rng.normal(0, 0.12, (count, 1, 1)))
     soft = rng.uniform(0.04, 0.08)
@@ -70,7 +70,7 @@ def draw(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint
 
 
 def _pen_points(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Say where in the letter each pixel lies, (count, 28, 28, 2): the writer's slant, turn and size, and each try's."""
+    """Say where in the letter each pixel lies, (count, 28, 28, 2): slant, turn and size of hand and of try."""
     axis = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
     pixels = np.stack(np.meshgrid(axis, axis), axis=-1)
     slant = rng.normal(0.12, 0.2) + rng.normal(0, 0.06, count)

@@ -59,9 +59,7 @@ def command(ranks: int, program: list[str]) -> list[str]:
     return [launch.find_mpirun()[0], "-n", str(ranks), sys.executable, *program]
 
 
-def on_ranks(
-    ranks: int, program: list[str], seconds: float = 120, environment: Mapping[str, str] | None = None
-) -> Ended:
+def on_ranks(ranks: int, program: list[str], seconds: float = 120, environment: Mapping[str, str] | None = None) -> Ended:
     """Run a Python program on so many ranks of one machine."""
     return run(command(ranks, program), seconds, launch.environment(1) | dict(environment or {}))
 

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def request_of(options: argparse.Namespace) -> run.Request:
+    """Turn the parsed command line into what the run needs to know."""
     from silofold import run
 
     replay = options.run if options.command == "replay" else None
@@ -72,9 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", type=Path, metavar="RUN.toml", help="the settings")
     parser.add_argument("--data", type=Path, help="folder of silos, made by data_tools/pack.py")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; repeatable"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; repeatable")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="RUN_DIR", help="the run folder; an unfinished run in it goes on")
     target.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")

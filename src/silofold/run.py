@@ -334,9 +334,7 @@ def _restore_point(world: World, job: Job, beginning: Beginning, slices: list[sl
             logger.warning("checkpoint %s cannot be used, trying the one before: %s", name, story)
     with world.together():
         if names:
-            raise CheckpointError(
-                f"{folder}: none of {len(names)} checkpoints can be used; the newest fault is in the log"
-            )
+            raise CheckpointError(f"{folder}: none of {len(names)} checkpoints can be used; the newest fault is in the log")
     if world.rank == 0:
         logger.warning("%s holds no checkpoint: the run begins anew", job.folder.path)
     return Beginning()
@@ -354,9 +352,7 @@ def _checked(world: World, job: Job, path: Path, parameters: int) -> Beginning:
     return Beginning(after=manifest.round, counted=manifest.counted, voids=manifest.voids, manifest=manifest)
 
 
-def _initial_slices(
-    world: World, job: Job, vector: NDArray[np.float32] | None, slices: list[slice]
-) -> NDArray[np.float32]:
+def _initial_slices(world: World, job: Job, vector: NDArray[np.float32] | None, slices: list[slice]) -> NDArray[np.float32]:
     """Hand each server its slice of the initial model, which the first worker has made from the seed."""
     first = job.layout.worker_ranks.start
     kind, index = job.layout.role(world.rank)

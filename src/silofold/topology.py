@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -66,7 +67,7 @@ def shard_slices(parameters: int, servers: int) -> list[slice]:
         raise TopologyError(f"found {servers} servers for a model of {parameters} parameters, expected at most as many")
     size, larger = divmod(parameters, servers)
     starts = [index * size + min(index, larger) for index in range(servers + 1)]
-    return [slice(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(starts)]
 
 
 def assign_silos(examples: Sequence[int], workers: int) -> list[tuple[int, ...]]:

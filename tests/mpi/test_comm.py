@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mpirun
 import pytest
+
+import mpirun
 
 PROGRAM = str(Path(__file__).parent / "program_comm.py")
 

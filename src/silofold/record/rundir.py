@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +13,7 @@ from silofold.errors import RunFolderError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 LOCK = ".lock"

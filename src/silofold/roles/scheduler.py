@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import numpy as np
 
-from silofold import plugins, seeds, topology
+from silofold import plugins, seeds
 from silofold.aggregation import tally as tallies
 from silofold.aggregation.accuracy import wilson
 from silofold.comm import waiting
 from silofold.errors import ReplayError, RequeueError
 from silofold.messages import (
-    Applied, Evaluation, Phases, Plan, Ready, Reports, Saved, Score, SiloSummary, Summary, Tally,
+    Applied,
+    Evaluation,
+    Phases,
+    Plan,
+    Ready,
+    Reports,
+    Saved,
+    Score,
+    SiloSummary,
+    Summary,
+    Tally,
 )  # fmt: skip
 from silofold.record import checkpoint
 from silofold.roles.job import GRACE

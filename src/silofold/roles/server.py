@@ -64,9 +64,7 @@ class Server:
             return
         begin = time.perf_counter()
         draft = checkpoint.draft_of(self._job.folder.checkpoints, plan.round - 1)
-        saved = checkpoint.write_arrays(
-            draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._optimizer.state}
-        )
+        saved = checkpoint.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._optimizer.state})
         title, seconds = self._job.layout.title(self._world.rank), time.perf_counter() - begin
         self._world.say(Saved(plan.round - 1, title, (saved,), seconds), topology.SCHEDULER)
 

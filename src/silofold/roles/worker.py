@@ -136,12 +136,10 @@ class Worker:
             done = local.train(self._model, held.train, settings.local, momentum, rng, deadline)
             self._model.to_host()
             update = self.vector - self._base
-        except Exception as fault:  # noqa: BLE001  (the user's model may raise anything: it costs the silo's round)
+        except Exception as fault:
             logger.info("silo %d", silo, exc_info=True)
             text = str(fault).strip().splitlines() or [""]
-            return Report(
-                silo, examples, 0, 0, 0.0, 0, 0.0, finished=False, reason=f"{type(fault).__name__}: {text[0]}"
-            )
+            return Report(silo, examples, 0, 0, 0.0, 0, 0.0, finished=False, reason=f"{type(fault).__name__}: {text[0]}")
         reason = done.reason
         weight = self._job.strategy.weight(examples)
         if not reason and not exact.in_range(update, plan.total_weight):

@@ -77,6 +77,4 @@ def _try(module: torch.nn.Module, classes: int, shape: tuple[int, ...]) -> None:
     with torch.inference_mode():
         found = tuple(module(torch.zeros(2, channels, *shape[:2])).shape)
     if found != (2, classes):
-        raise PluginError(
-            f"{type(module).__name__} maps 2 images to {found}, expected (2, {classes}): one logit a class"
-        )
+        raise PluginError(f"{type(module).__name__} maps 2 images to {found}, expected (2, {classes}): one logit a class")

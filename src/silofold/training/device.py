@@ -25,7 +25,7 @@ def choose(setting: str, local_index: int, threads: int) -> torch.device:
         ``cuda`` is asked for and no GPU is visible.
     """
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
     visible = torch.cuda.device_count() if setting != "cpu" else 0
     if setting == "cuda" and not visible:
         raise ConfigError('device = "cuda": torch sees no GPU here; expected one, or device = "auto" or "cpu"')

@@ -1,0 +1,257 @@
+"""A whole run through real mpirun: the same bits on every shape, equal to FedAvg written by hand, resumable."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mpirun
+
+ROOT = Path(__file__).parents[2]
+
+
+def rounds(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def table(out: Path) -> list[tuple[Any, ...]]:
+    """What must not depend on the shape of the job."""
+    return [
+        (entry["round"], entry["model_sha256"], entry["accuracy"], entry["test_loss"], entry["train_loss"])
+        for entry in rounds(out)
+    ]
+
+
+def run(out: Path, tiny: Path, recipe: Path, shape: tuple[int, int], *settings: str) -> mpirun.Ended:
+    servers, workers = shape
+    return mpirun.train(1 + servers + workers, recipe, tiny, out, f"roles.servers={servers}", *settings)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reference") / "run"
+    ended = run(out, tiny, recipe, (1, 2), "rounds.worker_checkpoints=true")
+    assert ended.code == 0, ended
+    return out
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (4, 6), (3, 4)])
+def test_same_bits_on_every_shape(shape: tuple[int, int], reference: Path, tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    ended = run(tmp_path / "run", tiny, recipe, shape)
+    assert ended.code == 0, ended
+    assert table(tmp_path / "run") == table(reference)
+
+
+def test_leaves_what_it_promises(reference: Path) -> None:
+    entries = rounds(reference)
+    assert [entry["round"] for entry in entries] == [1, 2, 3]
+    for entry in entries:
+        assert entry["accepted"] == entry["cohort"] == [0, 1, 2, 3, 4, 5]
+        assert entry["test_examples"] == sum(range(10, 16))
+        correct = sum(silo["accuracy"] * silo["test_examples"] for silo in entry["silos"])
+        assert entry["accuracy"] == pytest.approx(correct / entry["test_examples"])
+        assert entry["accuracy_low"] < entry["accuracy"] <= entry["accuracy_high"] <= 1
+        assert entry["seconds"]["total"] >= entry["seconds"]["train"] > 0
+        assert entry["bytes_up"] == 2 * entry["bytes_down"] > 0  # int64 up, float32 down
+    with (reference / "metrics.csv").open() as file:
+        assert [row["model_sha256"] for row in csv.DictReader(file)] == [entry["model_sha256"] for entry in entries]
+    record = json.loads((reference / "run.json").read_text())
+    assert record["settings"]["rounds"]["count"] == 3
+    assert [rank["role"] for rank in record["ranks"]] == ["scheduler", "server_0", "worker_0", "worker_1"]
+    assert (reference / "DONE").read_text().strip() == entries[-1]["model_sha256"]
+    state = torch.load(reference / "model.pt", weights_only=True)
+    vector = np.concatenate([value.numpy().ravel() for value in state.values()]).astype("<f4")
+    import hashlib
+
+    assert hashlib.sha256(vector.tobytes()).hexdigest() == entries[-1]["model_sha256"]
+    for title in ("scheduler", "server_0", "worker_0", "worker_1"):
+        assert (reference / title / f"{title.split('_')[0]}.log").stat().st_size > 0
+    log = (reference / "worker_1" / "worker.log").read_text()
+    assert sum("test acc" in line for line in log.splitlines()) == 3 * 3  # three silos, three rounds
+    for number in range(3):
+        assert torch.load(reference / "worker_0" / "ckpt" / f"0-fl-silofold-bs8-{number}epoch.pt", weights_only=True)
+    names = sorted(path.name for path in (reference / "checkpoints").iterdir())
+    assert names == ["round_00001", "round_00002", "round_00003"]
+
+
+def test_learns(reference: Path, tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    ended = run(tmp_path / "run", tiny, recipe, (2, 2), "rounds.count=8", "local.epochs=6")
+    assert ended.code == 0, ended
+    assert rounds(tmp_path / "run")[-1]["accuracy"] > 0.9
+    assert rounds(reference)[0]["accuracy"] < 0.6
+
+
+@pytest.mark.parametrize("keep_momentum", ["false", "true"])
+def test_equals_serial_fedavg(keep_momentum: str, tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    setting = f"local.keep_momentum={keep_momentum}"
+    ended = run(tmp_path / "run", tiny, recipe, (2, 3), setting, "rounds.worker_checkpoints=true")
+    assert ended.code == 0, ended
+    serial = mpirun.run(
+        [sys.executable, str(ROOT / "tests" / "serial.py"), str(recipe), "--data", str(tiny), "--set", setting,
+         "--out", str(tmp_path / "serial")]
+    )  # fmt: skip
+    assert serial.code == 0, serial
+    for name, number in (("round_1.npy", 0), ("last.npy", 2)):
+        file = tmp_path / "run" / "worker_0" / "ckpt" / f"0-fl-silofold-bs8-{number}epoch.pt"
+        state = torch.load(file, weights_only=True)
+        vector = np.concatenate([value.numpy().ravel() for value in state.values()])
+        assert np.abs(vector - np.load(tmp_path / "serial" / name)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("strategy.name=median",),
+        ("server_optimizer.name=adaptive", "server_optimizer.rule=yogi"),
+        ("server_optimizer.name=sgd", "server_optimizer.momentum=0.9", "strategy.weights=equal"),
+        ("cohort.name=sample", "cohort.size=3", "local.keep_momentum=true"),
+    ],
+)
+def test_plugins_give_the_same_bits_on_every_shape(
+    settings: tuple[str, ...], tiny: Path, recipe: Path, tmp_path: Path
+) -> None:
+    for name, shape in (("a", (1, 2)), ("b", (3, 4))):
+        ended = run(tmp_path / name, tiny, recipe, shape, *settings)
+        assert ended.code == 0, ended
+    assert table(tmp_path / "a") == table(tmp_path / "b")
+
+
+def test_float32_reduction_is_close(reference: Path, tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    ended = run(tmp_path / "run", tiny, recipe, (2, 3), "reduction=float32")
+    assert ended.code == 0, ended
+    for ours, exact in zip(rounds(tmp_path / "run"), rounds(reference), strict=True):
+        assert ours["bytes_up"] * 2 == exact["bytes_up"] * 3 // 2  # three workers instead of two, half the width
+        assert ours["train_loss"] == pytest.approx(exact["train_loss"], rel=1e-4)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["reduction"] == "float32"
+
+
+def test_evaluates_and_saves_as_often_as_asked(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ended = run(out, tiny, recipe, (1, 2), "rounds.count=5", "rounds.evaluate_every=2", "rounds.checkpoint_every=0")
+    assert ended.code == 0, ended
+    assert [entry["accuracy"] is not None for entry in rounds(out)] == [False, True, False, True, True]
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["round_00005"]
+
+
+@pytest.mark.parametrize("keep_momentum", ["false", "true"])
+def test_killed_and_resumed_on_other_ranks(keep_momentum: str, tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = ("rounds.count=40", f"local.keep_momentum={keep_momentum}")
+    whole = run(tmp_path / "whole", tiny, recipe, (1, 2), *settings)
+    assert whole.code == 0, whole
+    out = tmp_path / "cut"
+    shapes = [(1, 2), (3, 3), (2, 1)]
+    for number, (servers, workers) in enumerate(shapes):
+        command = mpirun.command(
+            1 + servers + workers,
+            ["-m", "silofold", "train", str(recipe), "--data", str(tiny), "--out", str(out), "--set",
+             f"roles.servers={servers}", *[part for setting in settings for part in ("--set", setting)]],
+        )  # fmt: skip
+        from silofold import launch
+
+        with mpirun.started(command, launch.environment(1)) as process:
+            deadline = time.monotonic() + 60
+            lines = 0
+            while lines < 8 * (number + 1) and time.monotonic() < deadline and process.poll() is None:
+                time.sleep(0.01)
+                lines = len((out / "metrics.jsonl").read_bytes().splitlines()) if (out / "metrics.jsonl").exists() else 0
+            os.killpg(process.pid, signal.SIGKILL)
+            subprocess.run(["pkill", "-9", "-f", str(out)], check=False)
+    time.sleep(0.5)
+    resumed = run(out, tiny, recipe, (2, 4), *settings)
+    assert resumed.code == 0, resumed
+    assert table(out) == table(tmp_path / "whole")
+
+
+def test_longer_run_and_refusals(reference: Path, tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(out, tiny, recipe, (1, 2)).code == 0
+    again = run(out, tiny, recipe, (1, 2))
+    assert (again.code, len(again.faults())) == (2, 1)
+    assert "finished run" in again.faults()[0]
+    resume = ["-m", "silofold", "train", "--resume", str(out)]
+    done = mpirun.on_ranks(4, resume)
+    assert done.code == 2
+    assert "3 rounds of 3" in done.faults()[0]
+    other = mpirun.on_ranks(4, [*resume, "--set", "rounds.count=4", "--set", "local.lr=0.06"])
+    assert other.code == 2
+    assert "local.lr: 0.05 -> 0.06" in other.faults()[0]
+    longer = mpirun.on_ranks(5, [*resume, "--set", "rounds.count=4"])
+    assert longer.code == 0, longer
+    assert table(out)[:3] == table(reference)
+    assert len(rounds(out)) == 4
+
+
+def test_replay(reference: Path, tmp_path: Path) -> None:
+    replay = [sys.executable, "-m", "silofold", "replay", str(reference), "--servers", "3", "--workers", "3", "--out"]
+    ended = mpirun.run([*replay, str(tmp_path / "replay")])
+    assert ended.code == 0, ended
+    assert "identical: 3 rounds" in ended.out
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for name in ("run.json", "metrics.jsonl"):
+        (changed / name).write_bytes((reference / name).read_bytes())
+    lines = (changed / "metrics.jsonl").read_text().splitlines()
+    entry = json.loads(lines[1])
+    digest = entry["model_sha256"]
+    entry["model_sha256"] = ("0" if digest[0] != "0" else "1") + digest[1:]
+    lines[1] = json.dumps(entry)
+    (changed / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    replay[4] = str(changed)
+    ended = mpirun.run([*replay, str(tmp_path / "replay2")])
+    assert ended.code == 1
+    assert any("different: round 2" in line for line in ended.faults()), ended
+
+
+def test_servers_never_import_torch(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    program = ["-X", "importtime", "-m", "silofold", "train", str(recipe), "--data", str(tiny), "--out"]
+    separate = ["--output", f"file={tmp_path / 'rank'}"]
+    from silofold import launch
+
+    mpi = launch.find_mpirun()
+    if mpi[1] != "openmpi":
+        pytest.skip("keeps the ranks' errors apart by an option of Open MPI's mpirun")
+    command = [mpi[0], *separate, "-n", "4", sys.executable, *program, str(tmp_path / "run"), "--set", "rounds.count=1"]
+    ended = mpirun.run(command, 120, launch.environment(1))
+    assert ended.code == 0, ended
+    imported = {path.name: path.read_text() for path in tmp_path.glob("rank*") if "importtime" not in path.name}
+    texts = {name.split(".")[-2]: text for name, text in imported.items() if name.endswith(".err")}
+    texts = texts or {name.split(".")[-1]: text for name, text in imported.items()}
+    loads = {rank: " torch\n" in text for rank, text in sorted(texts.items())}
+    assert list(loads.values()) == [False, False, True, True], loads
+
+
+def test_two_jobs_in_one_folder(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    from silofold import launch
+
+    out = tmp_path / "run"
+    long = [
+        "-m",
+        "silofold",
+        "train",
+        str(recipe),
+        "--data",
+        str(tiny),
+        "--out",
+        str(out),
+        "--set",
+        "rounds.count=5000",
+    ]
+    with mpirun.started(mpirun.command(3, long), launch.environment(1)) as process:
+        deadline = time.monotonic() + 60
+        while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = run(out, tiny, recipe, (1, 1), "rounds.count=5000")
+        assert second.code == 2, second
+        assert "another job is at work" in second.faults()[0]
+        assert process.poll() is None
