@@ -86,8 +86,9 @@ def model(servers: int, parameters: int) -> None:
             rows = np.zeros((sum(counts), size), np.float32)
         else:
             mine = counts[members.index(here.rank)] if here.rank in members else 0
-            rows = np.stack([truth + 100 * here.rank + row for row in range(mine)]) if mine else np.zeros((0, parameters))
-            rows = rows.astype(np.float32)
+            rows = np.zeros((mine, parameters), np.float32)
+            for row in range(mine):
+                rows[row] = truth + 100 * here.rank + row
         fabric.collect(rows, counts, 20)
         if kind == "server":
             wanted = [truth + 100 * rank + row for rank, n in zip(members, counts, strict=True) for row in range(n)]
