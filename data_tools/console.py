@@ -66,7 +66,8 @@ def run(main: Callable[[], int]) -> Never:
 
 def os_reason(error: OSError) -> str:
     """Name file and reason of a failed system call."""
-    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+    # Of a copy that failed, the second name is the one that was written.
+    return ": ".join(str(part) for part in (error.filename2 or error.filename, error.strerror or error) if part)
 
 
 def warn(message: str) -> None:
@@ -87,13 +88,15 @@ def each(work: Callable[[T], R], tasks: Sequence[T], jobs: int, unit: str) -> It
         yield from _progress(map(work, tasks), len(tasks), unit)
         return
     executor = ProcessPoolExecutor(jobs, initializer=_leave_signals_to_parent)
+    finished = False
     try:
         yield from _progress(executor.map(work, tasks), len(tasks), unit)
+        finished = True
     except BrokenProcessPool as error:
         raise SchemaError("a process of this tool was killed, out of memory perhaps; try fewer --jobs") from error
     finally:
-        # After a fault nothing that the others still do is wanted; after success they are idle.
-        for child in multiprocessing.active_children():
+        # After a fault nothing that the others still do is wanted.
+        for child in () if finished else multiprocessing.active_children():
             child.terminate()
         executor.shutdown(cancel_futures=True)
 

@@ -28,6 +28,10 @@ Table: TypeAlias = dict[str, Any]
 """A plug-in: ``name`` and that plug-in's own settings, checked by the plug-in itself."""
 
 
+DEFAULT_PLUGINS = {"model": "lenet", "cohort": "all", "strategy": "mean", "server_optimizer": "sgd"}
+"""The plug-in that a table without ``name`` means."""
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A group of settings; unknown keys are errors."""
 
@@ -101,10 +105,10 @@ class Settings(Section, frozen=True):
     roles: Roles = Roles()
     rounds: Rounds = Rounds()
     local: Local = Local()
-    model: Table = msgspec.field(default_factory=lambda: {"name": "lenet"})
-    cohort: Table = msgspec.field(default_factory=lambda: {"name": "all"})
-    strategy: Table = msgspec.field(default_factory=lambda: {"name": "mean"})
-    server_optimizer: Table = msgspec.field(default_factory=lambda: {"name": "sgd"})
+    model: Table = msgspec.field(default_factory=lambda: {"name": DEFAULT_PLUGINS["model"]})
+    cohort: Table = msgspec.field(default_factory=lambda: {"name": DEFAULT_PLUGINS["cohort"]})
+    strategy: Table = msgspec.field(default_factory=lambda: {"name": DEFAULT_PLUGINS["strategy"]})
+    server_optimizer: Table = msgspec.field(default_factory=lambda: {"name": DEFAULT_PLUGINS["server_optimizer"]})
     sinks: list[Table] = msgspec.field(default_factory=lambda: [{"name": "console"}, {"name": "csv"}])
 
 
@@ -160,9 +164,13 @@ def resolve(tree: Mapping[str, Any], origin: str) -> Settings:
     ConfigError
         A key is unknown, a value has the wrong type or range, or two settings contradict.
     """
-    settings = convert(tree, Settings, origin)
-    for name in ("model", "cohort", "strategy", "server_optimizer"):
-        _check_name(getattr(settings, name), name, origin)
+    named = dict(tree)
+    for key, name in DEFAULT_PLUGINS.items():
+        if isinstance(table := named.get(key), dict):
+            named[key] = {"name": name} | table
+    settings = convert(named, Settings, origin)
+    for key in DEFAULT_PLUGINS:
+        _check_name(getattr(settings, key), key, origin)
     for index, sink in enumerate(settings.sinks):
         _check_name(sink, f"sinks[{index}]", origin)
     return settings

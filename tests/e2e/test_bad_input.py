@@ -101,7 +101,7 @@ CASES = [
     Case("unknown key of the model", ("model.chanels", "channels"), ("model.chanels=3",)),
     Case("own model that is not there", ("model 'my.models:Net'", "PYTHONPATH"), ("model.name=my.models:Net",)),
     Case("own model that is none", ("torch.nn.Module",), ("model.name=json:JSONDecoder",)),
-    Case("plug-in without name", ("strategy", "a table with a name"), ('strategy={ weights = "equal" }',)),
+    Case("plug-in without name", ("strategy", "a table with a name"), ("strategy.name=3",)),
     Case("no GPU", ('device = "cuda"', "no GPU"), ("device=cuda",)),
     Case("drop_last drops all", ("drop_last", "silo_0001 has 18"), ("local.drop_last=true", "local.batch_size=20")),
     Case("one rank", ("found 1 rank", "at least 3"), ranks=1),

@@ -531,7 +531,9 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise SchemaError(f"{path}: cannot be written: {error.strerror or _one_line(error)}") from error
+        # HDF5 puts a paragraph of its own before the system's words.
+        reason = os.strerror(error.errno) if error.errno else _one_line(error)
+        raise SchemaError(f"{path}: cannot be written: {reason}") from error
     finally:
         partial.unlink(missing_ok=True)
 
