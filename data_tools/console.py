@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -90,15 +91,17 @@ def each(work: Callable[[T], R], tasks: Sequence[T], jobs: int, unit: str) -> It
     executor = ProcessPoolExecutor(jobs, initializer=_leave_signals_to_parent)
     finished = False
     try:
-        yield from _progress(executor.map(work, tasks), len(tasks), unit)
+        futures = deque(executor.submit(work, task) for task in tasks)
+        yield from _progress((futures.popleft().result() for _ in tasks), len(tasks), unit)
         finished = True
     except BrokenProcessPool as error:
         raise SchemaError("a process of this tool was killed, out of memory perhaps; try fewer --jobs") from error
     finally:
-        # After a fault nothing that the others still do is wanted.
+        # After a fault nothing that the others still do is wanted. The executor is never asked to cancel: it cannot
+        # when its processes are gone.
         for child in () if finished else multiprocessing.active_children():
             child.terminate()
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown()
 
 
 def _leave_signals_to_parent() -> None:

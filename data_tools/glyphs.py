@@ -115,14 +115,13 @@ TYPEFACES: Final = ("round", "angular", "other hand", "serif", "printed")
 @cache
 def fields() -> NDArray[np.float32]:
     """Return the distance of every grid point from the ink's middle or edge, (typeface, class, GRID, GRID) float32."""
-    round_hand = [_strokes(_STROKES[char], smooth=True) for char in FEMNIST]
-    faces = [
-        [_path_field(strokes) for strokes in round_hand],
-        [_path_field(_strokes(_STROKES[char], smooth=False)) for char in FEMNIST],
-        [_path_field(_strokes(_OTHER_HAND.get(char, _STROKES[char]), smooth=True)) for char in FEMNIST],
-        [_path_field([*strokes, *_serifs(strokes)]) for strokes in round_hand],
-        [_printed_field(char) for char in FEMNIST],
-    ]
+    paths = [_strokes(_STROKES[char], smooth=True) for char in FEMNIST]
+    usual = [_path_field(strokes) for strokes in paths]
+    angular = [_path_field(_strokes(_STROKES[char], smooth=False)) for char in FEMNIST]
+    other = {char: _path_field(_strokes(text, smooth=True)) for char, text in _OTHER_HAND.items()}
+    other_hand = [other.get(char, field) for char, field in zip(FEMNIST, usual, strict=True)]
+    serif = [_path_field([*strokes, *_serifs(strokes)]) for strokes in paths]
+    faces = [usual, angular, other_hand, serif, [_printed_field(char) for char in FEMNIST]]
     return np.array(faces, np.float32)
 
 
@@ -156,23 +155,25 @@ def _serifs(strokes: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
     return [np.array([end - half, end + half]) for end in ends]
 
 
-def _grid() -> NDArray[np.float64]:
-    axis = np.linspace(-REACH, REACH, GRID)
+def _grid() -> NDArray[np.float32]:
+    axis = np.linspace(-REACH, REACH, GRID, dtype=np.float32)
     return np.stack(np.meshgrid(axis, axis), axis=-1)
 
 
-def _path_field(strokes: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _path_field(strokes: list[NDArray[np.float64]]) -> NDArray[np.float32]:
     """Measure the distance to the nearest segment of any stroke."""
     start = np.concatenate([path[:-1] for path in strokes])
     along = np.concatenate([np.diff(path, axis=0) for path in strokes])
-    away = _grid()[:, :, None] - start
-    length = np.maximum((along**2).sum(axis=-1), 1e-12)
-    foot = np.clip((away * along).sum(axis=-1) / length, 0, 1)
-    gap: NDArray[np.float64] = np.sqrt(((away - foot[..., None] * along) ** 2).sum(axis=-1)).min(axis=-1)
+    length = np.maximum((along**2).sum(axis=1), 1e-12)
+    x, y = (_grid()[:, :, None, axis] - start[:, axis].astype(np.float32) for axis in (0, 1))
+    along_x, along_y = along.T.astype(np.float32)
+    foot = np.clip((x * along_x + y * along_y) / length.astype(np.float32), 0, 1)
+    square = (x - foot * along_x) ** 2 + (y - foot * along_y) ** 2
+    gap: NDArray[np.float32] = np.sqrt(square.min(axis=-1))
     return gap
 
 
-def _printed_field(char: str) -> NDArray[np.float64]:
+def _printed_field(char: str) -> NDArray[np.float32]:
     """Measure the signed distance to the edge of a letter of Pillow's own font, thinned to a pen's stroke."""
     font = ImageFont.load_default(size=56)
     left, top, right, bottom = font.getbbox(char)
@@ -183,7 +184,8 @@ def _printed_field(char: str) -> NDArray[np.float64]:
     rows = np.argwhere(ink[:, 1:] != ink[:, :-1]) + np.array([0, 0.5])
     columns = np.argwhere(ink[1:] != ink[:-1]) + np.array([0.5, 0])
     edge = np.concatenate([rows, columns])
-    points = np.argwhere(np.ones_like(ink)).astype(np.float64)
-    gap = np.sqrt(((points[:, None] - edge) ** 2).sum(axis=-1)).min(axis=-1).reshape(GRID, GRID)
-    signed: NDArray[np.float64] = np.where(ink, -gap, gap) * (2 * REACH / GRID) + 0.05
+    row, column = edge.T.astype(np.float32)
+    axis = np.arange(GRID, dtype=np.float32)[:, None]
+    gap = np.sqrt(((axis - row) ** 2)[:, None] + ((axis - column) ** 2)[None]).min(axis=-1)
+    signed: NDArray[np.float32] = np.where(ink, -gap, gap) * (2 * REACH / GRID) + 0.05
     return signed

@@ -22,7 +22,7 @@ from PIL import Image
 
 import console
 from combine import first, spread
-from leaf import Shard, read_shard, shards
+from leaf import SIDE, Shard, read_shard, shards
 from silofold.data.silo import (
     SPLITS,
     Batch,
@@ -88,7 +88,7 @@ class SpoolSource:
         """Yield the pictures of a folder in canonical order: writer, class, place."""
         rows: list[tuple[int, int, int]] = []
         for part in self.parts.get((folder, split), ()):
-            labels = np.load(_spooled(self.spool, folder, part, "labels"))
+            labels = np.fromfile(_spooled(self.spool, folder, part, "labels"), np.int32)
             rows += [(int(label), part, place) for place, label in enumerate(labels)]
         return (
             Picture(folder, label, str(_spooled(self.spool, folder, part, "images")), place)
@@ -101,13 +101,12 @@ class SpoolSource:
 
 
 def _spooled(spool: Path, user: str, part: int, what: str) -> Path:
-    return spool / f"{what}_{part}_{user}.npy"
+    return spool / f"{what}_{part}_{user}"
 
 
 @lru_cache(maxsize=4)
 def _load_spooled(path: str) -> NDArray[np.uint8]:
-    images: NDArray[np.uint8] = np.load(path)
-    return images
+    return np.fromfile(path, np.uint8).reshape(-1, SIDE, SIDE)
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def _spool(task: tuple[int, Shard, Path]) -> None:
         for what, values in (("images", images), ("labels", labels)):
             path = _spooled(spool, user, part, what)
             try:
-                np.save(path, values)
+                path.write_bytes(values.tobytes())
             except OSError as error:
                 raise SchemaError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -221,9 +220,7 @@ def _classes(wish: str | None, kind: Kind, root: Path, folders: tuple[str, ...])
     return names, list(names)
 
 
-def _groups(
-    arguments: argparse.Namespace, kind: Kind, folders: tuple[str, ...]
-) -> Sequence[tuple[str, tuple[str, ...]]]:
+def _groups(arguments: argparse.Namespace, kind: Kind, folders: tuple[str, ...]) -> Sequence[tuple[str, tuple[str, ...]]]:
     """Return name and folders of each silo."""
     if kind == "combined":
         if arguments.users or arguments.silos:

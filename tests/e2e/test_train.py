@@ -85,11 +85,22 @@ def test_leaves_what_it_promises(reference: Path) -> None:
     assert names == ["round_00001", "round_00002", "round_00003"]
 
 
-def test_learns(reference: Path, tiny: Path, recipe: Path, tmp_path: Path) -> None:
-    ended = run(tmp_path / "run", tiny, recipe, (2, 2), "rounds.count=8", "local.epochs=6")
-    assert ended.code == 0, ended
-    assert rounds(tmp_path / "run")[-1]["accuracy"] > 0.9
-    assert rounds(reference)[0]["accuracy"] < 0.6
+def test_own_model_learns_with_the_same_bits_on_every_shape(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = ("model.name=own_model:Net", "model.width=24", "rounds.count=5", "local.drop_last=true")
+    where = {"PYTHONPATH": str(ROOT / "tests")}
+    for name, servers, workers in (("a", 1, 2), ("b", 3, 4)):
+        ended = mpirun.train(
+            1 + servers + workers, recipe, tiny, tmp_path / name, f"roles.servers={servers}", *settings, environment=where
+        )
+        assert ended.code == 0, ended
+    assert table(tmp_path / "a") == table(tmp_path / "b")
+    assert rounds(tmp_path / "a")[-1]["accuracy"] > 0.9
+    state = torch.load(tmp_path / "a" / "model.pt", weights_only=True)
+    assert float(state["layers.2.running_var"].std()) > 0  # averaged like a parameter, not lost
+    refused = mpirun.train(3, recipe, tiny, tmp_path / "c", *settings[:1], "model.widht=24", environment=where)
+    assert (refused.code, len(refused.faults())) == (2, 1)
+    assert "model.widht" in refused.faults()[0]
+    assert "did you mean 'width'" in refused.faults()[0]
 
 
 @pytest.mark.parametrize("keep_momentum", ["false", "true"])
@@ -255,3 +266,28 @@ def test_two_jobs_in_one_folder(tiny: Path, recipe: Path, tmp_path: Path) -> Non
         assert second.code == 2, second
         assert "another job is at work" in second.faults()[0]
         assert process.poll() is None
+
+
+def test_tutorial_on_real_femnist(femnist: Path, tmp_path: Path) -> None:
+    """The tutorial's shape, shortened: 12 ranks, 35 writers in 7 silos, against FedAvg in plain torch."""
+    silos, example = tmp_path / "silos", ROOT / "examples" / "femnist" / "run.toml"
+    pack = [sys.executable, str(ROOT / "data_tools" / "pack.py"), str(femnist), str(silos)]
+    packed = mpirun.run([*pack, "--users", "35", "--silos", "7", "--size", "32"])
+    assert packed.code == 0, packed
+    short = ("rounds.count=2", "local.epochs=1", "rounds.worker_checkpoints=true")
+    ended = mpirun.train(12, example, silos, tmp_path / "run", *short)
+    assert ended.code == 0, ended
+    entries = rounds(tmp_path / "run")
+    assert entries[-1]["test_examples"] == 637
+    assert sum(silo["train_examples"] for silo in entries[-1]["silos"]) == 5544
+    sets = [part for setting in short for part in ("--set", setting)]
+    serial = mpirun.run(
+        [sys.executable, str(ROOT / "tests" / "serial.py"), str(example), "--data", str(silos), *sets,
+         "--out", str(tmp_path / "serial")]
+    )  # fmt: skip
+    assert serial.code == 0, serial
+    for name, number in (("round_1.npy", 0), ("last.npy", 1)):
+        file = tmp_path / "run" / "worker_0" / "ckpt" / f"0-fl-silofold-bs32-{number}epoch.pt"
+        vector = np.concatenate([value.numpy().ravel() for value in torch.load(file, weights_only=True).values()])
+        assert len(vector) == 66_404
+        assert np.abs(vector - np.load(tmp_path / "serial" / name)).max() < 1e-5

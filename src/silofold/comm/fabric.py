@@ -47,11 +47,11 @@ class Fabric:
     def __init__(self, world: World, layout: Layout, slices: Sequence[slice], workers: Sequence[int]) -> None:
         self.workers = tuple(workers)
         self._shards: list[tuple[MPI.Intracomm, slice]] = []
-        everyone = world.comm.Get_group()
+        everyone = world.nursery.Get_group()
         for server, span in zip(layout.server_ranks, slices, strict=True):
             if world.rank == server or world.rank in workers:
                 group = everyone.Incl([server, *workers])
-                self._shards.append((world.comm.Create_group(group, tag=server), span))
+                self._shards.append((world.nursery.Create_group(group, tag=server), span))
                 group.Free()
         everyone.Free()
 

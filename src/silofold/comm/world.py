@@ -52,6 +52,9 @@ class World:
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self.comm = comm.Dup()
+        # Open MPI makes group communicators by messages with the caller's tag on the parent: on the communicator of the
+        # control messages, a probe would take one of them for a control message
+        self.nursery = comm.Dup()
         self.rank: int = self.comm.Get_rank()
         self.size: int = self.comm.Get_size()
         self._leaving: list[tuple[MPI.Request, bytes]] = []

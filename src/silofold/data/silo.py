@@ -475,15 +475,38 @@ def write_silo(
     """
     if splits["train"].examples < 1:
         raise SchemaError(f"{path}: empty silo {name}: found no train picture, expected at least 1")
+    infos: dict[SplitName, SplitInfo] = {}
     with replacing(path) as partial:
-        infos: dict[SplitName, SplitInfo] = {}
-        with h5py.File(partial, "w", libver="earliest") as file:
+        _reserve(partial, _most_bytes(writers, layout, splits))
+        with h5py.File(partial, "r+", libver="earliest", locking=False) as file:
             for split in SPLITS:
-                where = f"{path}: {split}"
-                infos[split] = _write_split(file.create_group(split), where, splits[split], layout, len(writers))
+                group, where = file.create_group(split), f"{path}: {split}"
+                infos[split] = _write_split(group, where, splits[split], layout, len(writers))
             for key, value in _attributes(name, writers, layout, infos).items():
                 file.attrs[key] = value
     return SiloInfo(name, path.name, writers, infos["train"], infos["test"])
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make an empty HDF5 file that owns `size` bytes of disk; closing it as HDF5 gives back what it did not need.
+
+    HDF5 ends the process, or prints pages, when the disk fills up while it holds data back. So the system must say no
+    before HDF5 begins.
+    """
+    with h5py.File("empty", "w", driver="core", backing_store=False, libver="earliest") as file:
+        file.flush()
+        empty = file.id.get_file_image()
+    with path.open("wb") as raw:
+        raw.write(empty)
+        raw.flush()
+        os.posix_fallocate(raw.fileno(), 0, size)
+
+
+def _most_bytes(writers: tuple[str, ...], layout: Layout, splits: Mapping[SplitName, SplitStream]) -> int:
+    """Bound the size of a silo file from above."""
+    picture = int(np.prod(layout.image_shape)) + _DTYPES["labels"].itemsize + _DTYPES["writer"].itemsize
+    text = json.dumps([writers, asdict(layout)], ensure_ascii=False).encode()
+    return sum(split.examples for split in splits.values()) * picture + 16 * len(layout.classes) + 2 * len(text) + 65536
 
 
 def _write_split(group: h5py.Group, where: str, stream: SplitStream, layout: Layout, writers: int) -> SplitInfo:
@@ -531,9 +554,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        # HDF5 puts a paragraph of its own before the system's words.
-        reason = os.strerror(error.errno) if error.errno else _one_line(error)
-        raise SchemaError(f"{path}: cannot be written: {reason}") from error
+        raise SchemaError(f"{path}: cannot be written: {error.strerror or _one_line(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
 

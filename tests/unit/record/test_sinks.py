@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from silofold import plugins
+from silofold.record.sinks import console
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from silofold.messages import Summary
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv(tmp_path: Path, summary: Summary) -> None:
+    sink = plugins.load("sink", {"name": "csv"})
+    sink.open(tmp_path, [])
+    sink.write(summary)
+    assert len(rows(tmp_path)) == 1  # readable while the run goes on
+    sink.write(replace(summary, round=2, void=True, accepted=[], train_loss=None, accuracy=None))
+    sink.close()
+    first, second = rows(tmp_path)
+    assert first == {
+        "round": "1", "void": "False", "train_loss": "2.5", "accuracy": "0.25", "accuracy_low": "0.125",
+        "accuracy_high": "0.5", "test_loss": "2.0", "test_examples": "40", "bytes_down": "800", "bytes_up": "1600",
+        "model_sha256": "ab" * 32, "cohort": "2", "accepted": "1", "seconds_broadcast": "0.5",
+        "seconds_evaluate": "0.25", "seconds_train": "4.0", "seconds_wait": "1.0", "seconds_reduce": "0.125",
+        "seconds_apply": "0.0625", "seconds_total": "6.0", "accuracy_north": "0.5", "accuracy_south": "0.0",
+    }  # fmt: skip
+    assert (second["round"], second["void"], second["accuracy"], second["train_loss"]) == ("2", "True", "", "")
+
+
+def test_csv_of_a_resumed_run_is_that_of_one_that_never_stopped(tmp_path: Path, summary: Summary) -> None:
+    every = [replace(summary, round=number) for number in (1, 2, 3)]
+    for name, earlier in (("whole", 0), ("resumed", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.csv").write_text("what was there before", encoding="utf-8")
+        sink = plugins.load("sink", {"name": "csv"})
+        sink.open(tmp_path / name, every[:earlier])
+        for one in every[earlier:]:
+            sink.write(one)
+        sink.close()
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "resumed" / "metrics.csv").read_bytes()
+
+
+def test_console_line(summary: Summary) -> None:
+    assert console.line(summary) == (
+        "round   1  accuracy 25.00% [12.5%, 50.0%] of 40  train loss 2.5000  silos 1/2  6.00 s  abababab"
+    )
+    void = replace(summary, round=1000, void=True, accepted=[], accuracy=None, train_loss=None)
+    assert console.line(void) == "round 1000  silos 0/2  VOID: below quorum, the model stands  6.00 s  abababab"
+
+
+def test_console_without_a_terminal_prints_lines_alone(
+    tmp_path: Path, summary: Summary, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SILOFOLD_COLUMNS", raising=False)
+    sink = plugins.load("sink", {"name": "console"})
+    sink.expect(2)
+    sink.open(tmp_path, [])
+    sink.write(summary)
+    sink.close()
+    seen = capsys.readouterr()
+    assert seen.out == console.line(summary) + "\n"
+    assert seen.err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_console_on_a_terminal_counts_the_rounds_that_succeeded(
+    tmp_path: Path, summary: Summary, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SILOFOLD_COLUMNS", "80")
+    sink = plugins.load("sink", {"name": "console"})
+    sink.expect(4)
+    sink.open(tmp_path, [summary, replace(summary, void=True)])
+    assert sink._bar.n == 1
+    sink.write(replace(summary, round=2, void=True))
+    assert sink._bar.n == 1
+    sink.write(replace(summary, round=3))
+    assert sink._bar.n == 2
+    assert sink._bar.total == 4
+    sink.close()
+    seen = capsys.readouterr().out
+    assert f"{console.line(replace(summary, round=3))}\n" in seen
+    assert "training:  25%" in seen
+    assert all(len(line) <= 80 for line in seen.replace("\n", "\r").split("\r") if line.startswith("training"))

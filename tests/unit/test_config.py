@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+
+from silofold import config
+from silofold.errors import ConfigError
+
+
+def parse(text: str = "", *overrides: str) -> config.Settings:
+    return config.parse(text, "run.toml", overrides)
+
+
+def fault(text: str = "", *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, *overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults() -> None:
+    settings = parse()
+    assert settings == config.Settings()
+    assert (settings.seed, settings.device, settings.reduction) == (1, "auto", "exact")
+    assert settings.data.folder == ""
+    assert settings.roles.servers == 1
+    assert msgspec.structs.asdict(settings.rounds) == {
+        "count": 10,
+        "start_quorum": 1.0,
+        "start_window": 60.0,
+        "update_ratio": 1.0,
+        "update_window": 3600.0,
+        "evaluate_every": 1,
+        "checkpoint_every": 1,
+        "keep_checkpoints": 3,
+        "count_void": False,
+        "max_void": 3,
+        "worker_checkpoints": False,
+    }
+    assert msgspec.structs.asdict(settings.local) == {
+        "epochs": 1,
+        "batch_size": 32,
+        "lr": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "keep_momentum": False,
+        "drop_last": False,
+        "threads": 1,
+    }
+    assert (settings.model, settings.cohort) == ({"name": "lenet"}, {"name": "all"})
+    assert (settings.strategy, settings.server_optimizer) == ({"name": "mean"}, {"name": "sgd"})
+    assert settings.sinks == [{"name": "console"}, {"name": "csv"}]
+
+
+def test_defaults_are_not_shared_between_settings() -> None:
+    parse().model["name"] = "changed"
+    assert parse().model == {"name": "lenet"}
+
+
+def test_toml_and_overrides() -> None:
+    text = """
+    seed = 7
+    [local]
+    lr = 1
+    batch_size = 64
+    [model]
+    name = "lenet"
+    channels = 3
+    """
+    settings = parse(
+        text, "local.batch_size=16", "device=cpu", 'data.folder="a b"', "model.channels=2", "strategy.name=median",
+        "rounds.update_ratio= 0.5", "sinks=[{name='csv'}]", "data.folder=/x=y",
+    )  # fmt: skip
+    assert (settings.seed, settings.local.batch_size, settings.device) == (7, 16, "cpu")
+    assert settings.local.lr == 1.0
+    assert isinstance(settings.local.lr, float)
+    assert settings.model == {"name": "lenet", "channels": 2}
+    assert settings.strategy == {"name": "median"}
+    assert settings.sinks == [{"name": "csv"}]
+    assert settings.data.folder == "/x=y"
+
+
+@pytest.mark.xfail(reason="config._override keeps the spaces around the key", raises=ConfigError)
+def test_an_override_with_spaces_as_in_toml() -> None:
+    assert parse("", "local.lr = 0.5").local.lr == 0.5
+
+
+def test_a_table_without_name_means_the_default_plugin() -> None:
+    settings = parse("", "model.channels=3", "cohort={}", "strategy.weights=equal", "server_optimizer.lr=0.5")
+    assert settings.model == {"name": "lenet", "channels": 3}
+    assert settings.cohort == {"name": "all"}
+    assert settings.strategy == {"name": "mean", "weights": "equal"}
+    assert settings.server_optimizer == {"name": "sgd", "lr": 0.5}
+
+
+def test_the_last_override_wins_and_the_tree_is_left_alone() -> None:
+    tree: dict[str, Any] = {"local": {"lr": 0.5}}
+    assert config.merge(tree, ["local.lr=0.1", "local.lr=0.2"]) == {"local": {"lr": 0.2}}
+    assert tree == {"local": {"lr": 0.5}}
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "local.=3", ".lr=3", "local..lr=3"])
+def test_an_override_without_key_or_value(override: str) -> None:
+    assert fault("", override) == f"--set {override}: expected section.key=value"
+
+
+@pytest.mark.parametrize("override", ["seed.x=3", "sinks.0.name=csv"])
+def test_an_override_through_a_value(override: str) -> None:
+    name = override.partition(".")[0]
+    expected = f"--set {override}: {name} is a value and has no keys"
+    assert fault("seed = 1\nsinks = []", override) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "story"),
+    [
+        ("sede = 1", "run.toml: unknown key sede; did you mean 'seed'?"),
+        ("[rounds]\ncuont = 1", "run.toml: unknown key rounds.cuont; did you mean 'count'?"),
+        ("[local]\nlearning-rate = 1", "run.toml: unknown key local.learning-rate; known: batch_size, drop_last, epochs"),
+        ("[data]\npath = 'x'", "run.toml: unknown key data.path; known: folder"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(text: str, story: str) -> None:
+    assert fault(text).startswith(story)
+
+
+@pytest.mark.parametrize(
+    ("override", "story"),
+    [
+        ("seed=-1", "seed = -1: expected int >= 0"),
+        ("seed=1.5", "seed = 1.5: expected int"),
+        ("seed=many", "seed = 'many': expected int"),
+        (f"seed={2**63}", f"seed = {2**63}: expected int <= {2**63 - 1}"),
+        ("device=tpu", "device = 'tpu': expected "),
+        ("reduction=float16", "reduction = 'float16': expected "),
+        ("roles.servers=0", "roles.servers = 0: expected int >= 1"),
+        ("rounds.count=0", "rounds.count = 0: expected int >= 1"),
+        ("rounds.count=true", "rounds.count = True: expected int"),
+        ("rounds.start_quorum=0", "rounds.start_quorum = 0: expected "),
+        ("rounds.start_quorum=1.5", "rounds.start_quorum = 1.5: expected float <= 1"),
+        ("rounds.start_window=0", "rounds.start_window = 0: expected float > 0"),
+        ("rounds.update_ratio=1.01", "rounds.update_ratio = 1.01: expected float <= 1"),
+        ("rounds.update_ratio=0", "rounds.update_ratio = 0: expected float > 0"),
+        ("rounds.update_window=inf", "rounds.update_window = inf: expected float <= "),
+        ("rounds.checkpoint_every=-1", "rounds.checkpoint_every = -1: expected int >= 0"),
+        ("rounds.count_void=1", "rounds.count_void = 1: expected bool"),
+        ("local.lr=fast", "local.lr = 'fast': expected float"),
+        ("local.lr=-0.1", "local.lr = -0.1: expected float >= 0"),
+        ("local.momentum=1", "local.momentum = 1: expected float < 1"),
+        ("local.epochs=[1]", "local.epochs = [1]: expected int"),
+        ("rounds=3", "rounds = 3: expected object"),
+        ("model=lenet", "model = 'lenet': expected object"),
+        ("sinks=[3]", "sinks.0 = 3: expected object"),
+        ("cohort={name=3}", "cohort: found {'name': 3}, expected a table with a name"),
+        ("sinks=[{name='csv'}, {}]", "sinks[1]: found {}, expected a table with a name"),
+    ],
+)
+def test_a_wrong_value_names_key_value_and_expectation(override: str, story: str) -> None:
+    assert fault("", override).startswith(f"run.toml: {story}")
+
+
+def test_nan_is_no_number_that_passes() -> None:
+    assert fault("", "local.lr=nan").startswith("run.toml: local.lr = nan: expected float")
+
+
+@pytest.mark.parametrize(("text", "kind"), [("3", int), ("0.5", float), ("1", int), ("1.0", float)])
+def test_the_start_quorum_is_a_number_or_a_share(text: str, kind: type) -> None:
+    quorum = parse("", f"rounds.start_quorum={text}").rounds.start_quorum
+    assert type(quorum) is kind
+    assert quorum == float(text)
+
+
+def test_text_that_is_no_toml() -> None:
+    assert fault("seed = = 1").startswith("run.toml: not valid TOML: ")
+
+
+class Inner(config.Section, frozen=True):
+    depth: config.Count
+
+
+class Outer(config.Section, frozen=True):
+    name: str
+    inner: Inner
+
+
+@pytest.mark.parametrize(
+    ("tree", "story"),
+    [
+        ({"name": "x"}, "mine.inner is missing"),
+        ({"name": "x", "inner": {}}, "mine.inner.depth is missing"),
+        ({"name": "x", "inner": {"depth": 0}}, "mine.inner.depth = 0: expected int >= 1"),
+        ({"name": "x", "inner": {"depht": 1}}, "unknown key mine.inner.depht; did you mean 'depth'?"),
+    ],
+)
+def test_convert_a_struct_of_a_plugins_own(tree: dict[str, Any], story: str) -> None:
+    with pytest.raises(ConfigError, match=f"^plug-in: {re.escape(story)}$"):
+        config.convert(tree, Outer, "plug-in", "mine")
+    assert config.convert({"name": "x", "inner": {"depth": 2}}, Outer, "").inner.depth == 2
+
+
+def test_settings_survive_json() -> None:
+    settings = parse("seed = 3", "model.name=lenet", "model.channels=3", "rounds.start_quorum=0.5")
+    tree = msgspec.json.decode(msgspec.json.encode(settings))
+    assert config.resolve(tree, "run.json") == settings
+
+
+def test_differences_leave_out_what_a_resumed_run_may_change() -> None:
+    old = parse()
+    free = ["data.folder=x", "roles.servers=4", "rounds.count=99", "sinks=[]"]
+    assert config.differences(old, parse("", *free)) == []
+    changed = [*free, "local.lr=0.5", "model.name=lenet", "model.channels=3", "seed=2", "rounds.update_window=9"]
+    assert config.differences(old, parse("", *changed)) == [
+        "local.lr: 0.01 -> 0.5",
+        "model.channels: 'unset' -> 3",
+        "rounds.update_window: 3600.0 -> 9.0",
+        "seed: 1 -> 2",
+    ]
+    assert config.differences(parse("", *changed), old)[1] == "model.channels: 3 -> 'unset'"
+
+
+def test_flatten() -> None:
+    assert config.flatten({"a": 1, "b": {"c": 2, "d": {"e": [3]}}, "f": {}}) == {"a": 1, "b.c": 2, "b.d.e": [3]}
+
+
+def test_nearest() -> None:
+    assert config.nearest("mena", ["mean", "median"]) == "did you mean 'mean'?"
+    assert config.nearest("zzz", ["median", "mean"]) == "known: mean, median"

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from silofold import topology
+from silofold.errors import TopologyError
+
+
+def test_layout() -> None:
+    layout = topology.Layout(7, 2)
+    assert list(layout.server_ranks) == [1, 2]
+    assert list(layout.worker_ranks) == [3, 4, 5, 6]
+    assert [layout.role(rank) for rank in range(7)] == [
+        ("scheduler", 0), ("server", 0), ("server", 1), ("worker", 0), ("worker", 1), ("worker", 2), ("worker", 3),
+    ]  # fmt: skip
+    assert [layout.title(rank) for rank in (0, 1, 2, 3, 6)] == [
+        "scheduler", "server_0", "server_1", "worker_0", "worker_3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "servers", "story"),
+    [
+        (1, 1, r"^found 1 rank, expected at least 3: 1 scheduler \+ 1 server \(roles.servers\) \+ 1 or more workers$"),
+        (4, 3, r"^found 4 ranks, expected at least 5: 1 scheduler \+ 3 servers \(roles.servers\) \+ 1 or more workers$"),
+    ],
+)
+def test_too_few_ranks(size: int, servers: int, story: str) -> None:
+    with pytest.raises(TopologyError, match=story):
+        topology.Layout(size, servers)
+    assert list(topology.Layout(servers + 2, servers).worker_ranks) == [servers + 1]
+
+
+def test_shards_by_hand() -> None:
+    assert topology.shard_slices(10, 3) == [slice(0, 4), slice(4, 7), slice(7, 10)]
+    assert topology.shard_slices(3, 3) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+@given(st.integers(1, 50), st.integers(0, 10**6))
+def test_shards_cover_the_vector_evenly(servers: int, more: int) -> None:
+    slices = topology.shard_slices(servers + more, servers)
+    assert len(slices) == servers
+    assert [part.start for part in slices] == [0, *(part.stop for part in slices[:-1])]
+    assert slices[-1].stop == servers + more
+    lengths = [part.stop - part.start for part in slices]
+    assert min(lengths) >= 1
+    assert max(lengths) - min(lengths) <= 1
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_more_servers_than_parameters() -> None:
+    with pytest.raises(TopologyError, match=r"^found 4 servers for a model of 3 parameters, expected at most as many$"):
+        topology.shard_slices(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("examples", "workers", "hosted"),
+    [
+        # 7 → w0, 5 → w1, 4 → w1 (5 < 7), 3 → w0 (7 < 9), 1 → w1 (9 < 10)
+        ([7, 5, 4, 3, 1], 2, [(0, 3), (1, 2, 4)]),
+        # equal silos go round in order: ties go to the lower silo and the lower worker
+        ([2, 2, 2, 2], 3, [(0, 3), (1,), (2,)]),
+        # 9 → w0, 8 → w1, 3 → w2, 2 → w2 (3), 1 → w2 (5)
+        ([1, 9, 2, 8, 3], 3, [(1,), (3,), (0, 2, 4)]),
+        ([5], 1, [(0,)]),
+    ],
+)
+def test_silos_by_hand(examples: list[int], workers: int, hosted: list[tuple[int, ...]]) -> None:
+    assert topology.assign_silos(examples, workers) == hosted
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=60), st.data())
+def test_every_silo_has_one_worker_and_loads_are_balanced(examples: list[int], data: st.DataObject) -> None:
+    workers = data.draw(st.integers(1, len(examples)))
+    hosted = topology.assign_silos(examples, workers)
+    assert len(hosted) == workers
+    assert all(silos == tuple(sorted(silos)) and silos for silos in hosted)
+    assert sorted(silo for silos in hosted for silo in silos) == list(range(len(examples)))
+    loads = [sum(examples[silo] for silo in silos) for silos in hosted]
+    # a worker got its last silo when it had the least of all, so without it nobody has less
+    assert all(load - min(examples[silo] for silo in silos) <= min(loads) for load, silos in zip(loads, hosted, strict=True))
+
+
+def test_more_workers_than_silos() -> None:
+    with pytest.raises(TopologyError, match=r"^found 2 silos for 5 workers, .* start with 3 fewer ranks"):
+        topology.assign_silos([10, 10], 5)

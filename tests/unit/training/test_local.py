@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import copy
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import serial
+from silofold import seeds
+from silofold.config import Local, Settings
+from silofold.training import build, local
+from silofold.training.flat import FlatModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CPU = torch.device("cpu")
+CLASSES = 3
+NEVER = float("inf")
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, CLASSES))
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES))
+
+
+def dropping() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Dropout(0.5), nn.Linear(8, CLASSES))
+
+
+class Slow(nn.Module):
+    """Takes 20 ms a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = dense()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)
+        logits: torch.Tensor = self.inner(x)
+        return logits
+
+
+def make(kind: Callable[[], nn.Module]) -> FlatModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return FlatModel(kind(), CPU)
+
+
+def samples(examples: int = 23, seed: int = 1) -> local.Samples:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (examples, 4, 4)).astype(np.uint8)
+    return local.load(images, rng.integers(0, CLASSES, examples), CPU)
+
+
+def train(
+    model: FlatModel, settings: Local, data: local.Samples | None = None, deadline: float = NEVER,
+    momentum: torch.Tensor | None = None, number: int = 1,
+) -> local.Outcome:  # fmt: skip
+    memory = torch.zeros_like(model.gradient) if momentum is None else momentum
+    rng = seeds.generator(1, "shuffle", number, 0)
+    return local.train(model, data or samples(), settings, memory, rng, deadline)
+
+
+VARIANTS = [
+    Local(batch_size=5, momentum=0.0),
+    Local(batch_size=5, momentum=0.9, epochs=3),
+    Local(batch_size=5, momentum=0.9, weight_decay=0.1, epochs=2, lr=0.1),
+    Local(batch_size=5, momentum=0.0, weight_decay=0.5),
+    Local(batch_size=5, drop_last=True, epochs=2, lr=0.1),
+    Local(batch_size=64, lr=0.5),
+    Local(batch_size=23, drop_last=True, lr=0.5),
+]
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=range(len(VARIANTS)))
+def test_equals_torchs_own_sgd(settings: Local) -> None:
+    model, data = make(dense), samples()
+    module = copy.deepcopy(model.module)
+    momentum = torch.zeros_like(model.gradient)
+    outcome = train(model, settings, data, momentum=momentum)
+
+    optimizer = torch.optim.SGD(
+        module.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    rng, loss_sum, correct, sizes = seeds.generator(1, "shuffle", 1, 0), 0.0, 0, []
+    for _ in range(settings.epochs):
+        order = rng.permutation(23)
+        for start in range(0, 23, settings.batch_size):
+            picked = order[start : start + settings.batch_size]
+            if settings.drop_last and len(picked) < settings.batch_size:
+                continue
+            logits = module(data.images[picked].float() / 255)
+            loss = nn.functional.cross_entropy(logits, data.labels[picked])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            loss_sum += loss.item() * len(picked)
+            correct += int((logits.argmax(1) == data.labels[picked]).sum())
+            sizes.append(len(picked))
+
+    reference = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    assert float((model.vector - reference).abs().max()) < 1e-6
+    assert float((reference - make(dense).vector).abs().max()) > 1e-3  # it has moved
+    assert (outcome.steps, outcome.seen, outcome.correct, outcome.reason) == (len(sizes), sum(sizes), correct, "")
+    assert outcome.loss_sum == pytest.approx(loss_sum, rel=1e-6)
+    if settings.momentum:
+        memory = torch.cat([optimizer.state[parameter]["momentum_buffer"].flatten() for parameter in module.parameters()])
+        assert float((momentum - memory).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "drop_last", "steps"),
+    [(23, 5, False, 5), (23, 5, True, 4), (20, 5, False, 4), (20, 5, True, 4), (3, 5, False, 1), (3, 5, True, 0)],
+)
+def test_steps_per_epoch(examples: int, batch: int, drop_last: bool, steps: int) -> None:  # noqa: FBT001
+    settings = Local(batch_size=batch, drop_last=drop_last, epochs=2)
+    assert local.steps_per_epoch(examples, settings) == steps
+    outcome = train(make(dense), settings, samples(examples))
+    assert (outcome.steps, outcome.seen) == (2 * steps, 2 * (steps * batch if drop_last else examples))
+
+
+def test_equals_the_serial_reference_on_lenet() -> None:
+    settings = Settings(seed=9, local=Local(batch_size=6, epochs=2, lr=0.05, weight_decay=0.01))
+    rng = np.random.default_rng(3)
+    images, labels = rng.integers(0, 256, (20, 16, 16)).astype(np.uint8), rng.integers(0, CLASSES, 20)
+    model = build.build(settings.model, ["a", "b", "c"], (16, 16), settings.seed, CPU)
+    outcome = train(model, settings.local, local.load(images, labels, CPU))
+
+    reference = serial.initial(settings, CLASSES, (16, 16))
+    x, y = torch.from_numpy(images[:, None]).float() / 255, torch.from_numpy(labels)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+    found = serial.train(reference, optimizer, serial.Silo(x, y, x, y), settings.local, seeds.generator(1, "shuffle", 1, 0))
+    assert np.abs(model.host - serial.vector(reference)).max() < 1e-6
+    assert outcome.loss_sum == pytest.approx(found[0], rel=1e-5)
+    assert outcome.seen == found[1]
+
+
+@pytest.mark.parametrize("kind", [dense, normalised, dropping])
+def test_the_same_seed_gives_the_same_bits(kind: Callable[[], nn.Module]) -> None:
+    def play(silo: int) -> bytes:
+        model = make(kind)
+        local.seed_torch(1, 1, silo)
+        train(model, Local(batch_size=5, epochs=2))
+        return model.host.tobytes()
+
+    assert play(0) == play(0)
+    assert (play(0) == play(1)) is (kind is not dropping)
+
+
+def test_another_round_takes_another_order() -> None:
+    first, second = make(dense), make(dense)
+    train(first, Local(batch_size=5))
+    train(second, Local(batch_size=5), number=2)
+    assert first.host.tobytes() != second.host.tobytes()
+
+
+def test_momentum_goes_on_where_it_stood() -> None:
+    """Two epochs at once, or one after the other with the momentum kept."""
+    at_once, apart = make(dense), make(dense)
+    rng = seeds.generator(1, "shuffle", 1, 0)
+    local.train(at_once, samples(), Local(batch_size=5, epochs=2), torch.zeros_like(at_once.gradient), rng, NEVER)
+    rng, momentum = seeds.generator(1, "shuffle", 1, 0), torch.zeros_like(apart.gradient)
+    for _ in range(2):
+        local.train(apart, samples(), Local(batch_size=5), momentum, rng, NEVER)
+    assert apart.host.tobytes() == at_once.host.tobytes()
+
+
+def test_a_deadline_that_has_passed() -> None:
+    model = make(dense)
+    before = model.host.tobytes()
+    outcome = train(model, Local(), deadline=time.monotonic() - 1)
+    assert outcome._replace(seconds=0) == local.Outcome(0, 0, 0.0, 0, 0, "out of time")
+    assert model.host.tobytes() == before
+
+
+def test_a_deadline_in_the_middle() -> None:
+    outcome = train(make(Slow), Local(batch_size=1), samples(200), deadline=time.monotonic() + 0.15)
+    assert 0 < outcome.steps < 200
+    assert outcome.seen == outcome.steps
+    assert outcome.reason == "out of time"
+    assert 0.1 < outcome.seconds < 2
+
+
+@pytest.mark.parametrize(("value", "reason"), [(float("nan"), "the loss became nan"), (3e38, "the loss became nan")])
+def test_a_loss_that_is_no_number(value: float, reason: str) -> None:
+    model = make(dense)
+    model.vector.fill_(value)
+    assert train(model, Local()).reason == reason
+
+
+def test_running_statistics_are_trained_too() -> None:
+    model = make(normalised)
+    assert (model.size, len(model.gradient)) == (16 * 8 + 8 + 16 + 8 * 3 + 3 + 16, 16 * 8 + 8 + 16 + 8 * 3 + 3)
+    before = model.host[-16:].copy()
+    train(model, Local(batch_size=23))
+    module = model.module
+    assert isinstance(module, nn.Sequential)
+    norm = module[2]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert model.host[-16:].tolist() == [*norm.running_mean.tolist(), *norm.running_var.tolist()]
+    assert np.all(model.host[-16:] != before)
+
+
+@pytest.mark.parametrize("kind", [dense, normalised, dropping])
+@pytest.mark.parametrize("examples", [1, 256, 300])
+def test_evaluation_against_a_plain_loop(kind: Callable[[], nn.Module], examples: int) -> None:
+    model, data = make(kind), samples(examples)
+    train(model, Local(lr=0.1))
+    before = model.host.tobytes()
+    scores = local.evaluate(model, data)
+    assert model.host.tobytes() == before
+    module = copy.deepcopy(model.module).double().eval()
+    correct, loss_sum = 0, 0.0
+    for image, label in zip(data.images, data.labels, strict=True):
+        logits = module(image[None].double() / 255)[0].detach()
+        correct += int(logits.argmax()) == int(label)
+        loss_sum -= float(torch.log_softmax(logits, 0)[label])
+    assert (scores.examples, scores.correct) == (examples, correct)
+    assert scores.loss_sum == pytest.approx(loss_sum, rel=1e-5)
+    assert local.evaluate(model, data) == scores
+
+
+def test_an_empty_test_split() -> None:
+    empty = local.load(np.empty((0, 4, 4), np.uint8), np.empty(0, np.int64), CPU)
+    assert local.evaluate(make(dense), empty) == local.Scores(0, 0, 0.0)
+
+
+def test_load_brings_channels_to_the_front() -> None:
+    images = np.arange(2 * 3 * 4 * 2, dtype=np.uint8).reshape(2, 3, 4, 2)
+    loaded = local.load(images, np.array([1, 0]), CPU)
+    assert loaded.images.shape == (2, 2, 3, 4)
+    assert loaded.images.dtype == torch.uint8
+    assert int(loaded.images[1, 0, 2, 3]) == int(images[1, 2, 3, 0])
+    assert loaded.labels.tolist() == [1, 0]
+    assert local.load(images[..., 0], np.array([1, 0]), CPU).images.shape == (2, 1, 3, 4)
