@@ -226,7 +226,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+    key, equals, text = (part.strip() for part in override.partition("="))
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override}: expected section.key=value")
     try:

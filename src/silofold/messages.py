@@ -146,7 +146,7 @@ def decode(data: bytes | bytearray | memoryview) -> AnyMessage:
 
     Raises
     ------
-    msgspec.ValidationError
+    msgspec.DecodeError
         The bytes are no message: the sender runs another version of the program.
     """
     message: AnyMessage = _decoder.decode(data)

@@ -47,9 +47,13 @@ def find(kind: Kind, name: str) -> Any:
             )
         module, attribute = f"{FOLDERS[kind]}.{name}", "plugin"
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
     except ImportError as fault:
         raise PluginError(f"{kind} {name!r}: {fault}; is its folder on PYTHONPATH?") from fault
+    except (ValueError, TypeError):
+        raise PluginError(f"{kind} {name!r}: expected package.module:Class") from None
+    try:
+        return getattr(found, attribute)
     except AttributeError:
         raise PluginError(f"{kind} {name!r}: module {module} has no {attribute}") from None
 

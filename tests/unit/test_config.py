@@ -83,7 +83,6 @@ def test_toml_and_overrides() -> None:
     assert settings.data.folder == "/x=y"
 
 
-@pytest.mark.xfail(reason="config._override keeps the spaces around the key", raises=ConfigError)
 def test_an_override_with_spaces_as_in_toml() -> None:
     assert parse("", "local.lr = 0.5").local.lr == 0.5
 

@@ -120,14 +120,12 @@ def test_a_class_that_is_not_there_or_not_one_of_ours(own: str) -> None:
         plugins.find("cohort", "own_broken:Mine")
 
 
-@pytest.mark.xfail(reason="importlib's ValueError and TypeError pass through plugins.find", raises=(ValueError, TypeError))
 @pytest.mark.parametrize("name", [":Mine", ".relative:Mine"])
 def test_a_name_that_is_no_module(name: str) -> None:
     with pytest.raises(PluginError):
         plugins.find("cohort", name)
 
 
-@pytest.mark.xfail(reason="plugins.find says that own_faulty has no Mine")
 def test_a_module_that_fails_is_not_said_to_lack_the_class(own: str) -> None:
     del own
     with pytest.raises(Exception, match="no_such_thing"):

@@ -39,7 +39,7 @@ def start_quorum(setting: float, silos: int) -> int:
 
 def needed(ratio: float, started: int) -> int:
     """Count the updates that a round needs: the share of those that started, rounded up, at least one."""
-    # 0.7 * 10 is 7.000000000000001: without the allowance a round of ten would need eight
+    # 0.28 * 25 is 7.000000000000001: without the allowance a round of 25 would need eight
     return max(1, math.ceil(ratio * started - 1e-9))
 
 
@@ -70,9 +70,11 @@ def judge(
     """
     refused = {silo: _objection(reports.get(silo), examples[silo]) for silo in cohort}
     for silos in hosted:
-        false = [silo for silo in silos if silo in reports and reports[silo].finished and refused.get(silo)]
+        finished = [silo for silo in silos if silo in reports and reports[silo].finished]
+        false = [(silo, refused.get(silo, "was not asked to train")) for silo in finished]
+        false = [(silo, why) for silo, why in false if why]
         if false:
-            story = f"came in one sum with silo {false[0]}, which {refused[false[0]]}"
+            story = f"came in one sum with silo {false[0][0]}, which {false[0][1]}"
             refused |= {silo: refused[silo] or story for silo in silos if silo in refused}
     accepted = tuple(sorted(silo for silo, objection in refused.items() if not objection))
     return Verdict(

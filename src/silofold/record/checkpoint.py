@@ -45,13 +45,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     voids: int
     """Void rounds in a row up to this one."""
     parameters: int
-    bounds: list[list[int]]
+    bounds: list[tuple[int, int]]
     """Start and stop of each shard's slice."""
     model_sha256: str
     settings: dict[str, Any]
     data_digest: str
     files: dict[str, str]
     """sha256 of each file."""
+    seal: str = ""
+    """sha256 of this manifest with an empty seal: a flipped digit would else pass for a number."""
 
 
 def folder_of(checkpoints: Path, number: int) -> Path:
@@ -121,8 +123,9 @@ def publish(checkpoints: Path, manifest: Manifest, keep: int) -> Path:
         It cannot be written.
     """
     draft, final = draft_of(checkpoints, manifest.round), folder_of(checkpoints, manifest.round)
+    sealed = msgspec.structs.replace(manifest, seal=_seal(manifest))
     try:
-        rundir.write_atomically(draft / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+        rundir.write_atomically(draft / MANIFEST, msgspec.json.format(msgspec.json.encode(sealed)))
         if final.exists():  # of a run that was resumed from an older one: the same bits, written again
             shutil.rmtree(final)
         draft.rename(final)
@@ -136,7 +139,8 @@ def publish(checkpoints: Path, manifest: Manifest, keep: int) -> Path:
 
 def found(checkpoints: Path) -> list[Path]:
     """List the published checkpoints, newest first."""
-    return sorted((path for path in checkpoints.glob(f"{PREFIX}*") if path.is_dir()), reverse=True)
+    numbers = {path: path.name.removeprefix(PREFIX) for path in checkpoints.glob(f"{PREFIX}*") if path.is_dir()}
+    return sorted((p for p, n in numbers.items() if n.isdecimal()), key=lambda path: int(numbers[path]), reverse=True)
 
 
 def clear_drafts(checkpoints: Path) -> None:
@@ -164,10 +168,23 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path}: found schema {manifest.schema}, expected {SCHEMA}")
     if folder.name != f"{PREFIX}{manifest.round:05d}":
         raise CheckpointError(f"{path}: is of round {manifest.round}, but the folder is {folder.name}")
+    if manifest.seal != _seal(manifest):
+        raise CheckpointError(f"{path}: damaged: its seal is not the sha256 of the rest")
+    missing = [name for name in _shard_names(manifest) if name not in manifest.files]
+    if missing:
+        raise CheckpointError(f"{path}: names no {missing[0]}")
     bounds = [stop for _, stop in manifest.bounds]
     if [start for start, _ in manifest.bounds] != [0, *bounds[:-1]] or bounds[-1:] != [manifest.parameters]:
         raise CheckpointError(f"{path}: the shards {manifest.bounds} do not make {manifest.parameters} parameters")
     return manifest
+
+
+def _seal(manifest: Manifest) -> str:
+    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(manifest, seal=""))).hexdigest()
+
+
+def _shard_names(manifest: Manifest) -> list[str]:
+    return [f"shard_{index}.h5" for index in range(len(manifest.bounds))]
 
 
 def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
@@ -213,10 +230,10 @@ def read_shards(folder: Path, manifest: Manifest, wanted: slice) -> dict[str, ND
         A file cannot be read.
     """
     pieces: dict[str, list[NDArray[Any]]] = {}
-    for index, (start, stop) in enumerate(manifest.bounds):
+    for name, (start, stop) in zip(_shard_names(manifest), manifest.bounds, strict=True):
         low, high = max(start, wanted.start), min(stop, wanted.stop)
         if low < high:
-            arrays = read_arrays(folder / f"shard_{index}.h5", slice(low - start, high - start))
+            arrays = read_arrays(folder / name, slice(low - start, high - start))
             for key, array in arrays.items():
                 pieces.setdefault(key, []).append(array)
     return {key: np.concatenate(parts) for key, parts in pieces.items()}

@@ -97,7 +97,7 @@ class RunFolder:
             record = msgspec.json.decode(self.record.read_bytes(), type=dict[str, Any])
         except OSError as fault:
             raise RunFolderError(f"{self.record}: {fault.strerror}: is {self.path} the folder of a run?") from None
-        except msgspec.DecodeError as fault:
+        except (msgspec.DecodeError, UnicodeDecodeError) as fault:
             raise RunFolderError(f"{self.record}: not valid JSON: {fault}") from None
         return record
 

@@ -352,7 +352,7 @@ class Scheduler:
             counted=self._counted,
             voids=self._voids,
             parameters=self._slices[-1].stop,
-            bounds=[[span.start, span.stop] for span in self._slices],
+            bounds=[(span.start, span.stop) for span in self._slices],
             model_sha256=digests[0],
             settings=self._settings,
             data_digest=self._job.data.digest,

@@ -53,7 +53,9 @@ def build(
             module = _call(plugin, table, len(classes), image_shape)
             _try(module, len(classes), image_shape)
         except (TypeError, ValueError, RuntimeError) as fault:
-            raise PluginError(f"model {table['name']}: {type(fault).__name__}: {str(fault).splitlines()[0]}") from fault
+            raise PluginError(
+                f"model {table['name']}: {type(fault).__name__}: {(str(fault).splitlines() or [''])[0]}"
+            ) from fault
     return FlatModel(module, device)
 
 

@@ -1,7 +1,8 @@
 """A model whose parameters are views of one flat vector, so that sending it needs no packing.
 
 The vector holds the parameters in the model's order, then its floating-point buffers (the running statistics of
-BatchNorm: they are averaged like parameters). Integer buffers stay as they are.
+BatchNorm: they are averaged like parameters). Other buffers start each silo's training as the model was built, so that
+nothing is carried from one silo to the next.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class FlatModel:
         for name, value in entries:
             if value.dtype is not torch.float32:
                 raise PluginError(f"model {type(module).__name__}: {name} is {value.dtype}, expected torch.float32")
+        kept = [value for _, value in module.named_buffers() if not value.is_floating_point()]
+        self._kept = [(value, value.clone()) for value in kept]
         self.size = sum(value.numel() for _, value in entries)
         self.host = aligned(self.size)
         module.to(device)
@@ -89,8 +92,10 @@ class FlatModel:
             torch.from_numpy(self.host).copy_(self.vector)
 
     def load(self, host: NDArray[np.float32]) -> None:
-        """Overwrite the model with a (P,) float32 vector on the host."""
+        """Overwrite the model with a (P,) float32 vector on the host, and set the other buffers back."""
         self.vector.copy_(torch.from_numpy(host))
+        for value, built in self._kept:
+            value.copy_(built)
 
     def encode(self) -> bytes:
         """Encode the module's state dict as a file that ``torch.load(..., weights_only=True)`` opens."""

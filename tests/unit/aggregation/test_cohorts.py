@@ -34,7 +34,6 @@ def test_sizes(size: float, silos: int, expected: int) -> None:
     assert all(type(silo) is int for silo in drawn)
 
 
-@pytest.mark.xfail(reason="sample.draw rounds 0.07 · 100 = 7.000000000000001 up to 8; tally.needed has an allowance")
 def test_a_share_that_is_a_whole_number_is_not_rounded_up() -> None:
     assert len(draw({"name": "sample", "size": 0.07}, list(range(100)))) == 7
 

@@ -56,7 +56,7 @@ def test_all_good() -> None:
 
 
 def test_an_unsorted_cohort_gives_sorted_silos_with_their_own_weights() -> None:
-    verdict = judge([good(silo) for silo in range(5)], cohort=(4, 0, 2))
+    verdict = judge([good(silo) for silo in (4, 0, 2)], cohort=(4, 0, 2))
     assert (verdict.accepted, verdict.weights) == ((0, 2, 4), (10, 30, 50))
 
 
@@ -118,6 +118,5 @@ def test_silos_outside_the_cohort_are_never_accepted() -> None:
     assert verdict == Verdict((0, 2), (10, 30), {}, quorum_met=True)
 
 
-@pytest.mark.xfail(reason="tally.judge looks at reports of the cohort alone, but a sum holds whatever was trained")
 def test_a_finished_report_of_a_silo_that_was_not_asked_refuses_the_sum_it_is_in() -> None:
     assert judge([good(0), good(1), good(2)], cohort=(0, 2)).accepted == (2,)

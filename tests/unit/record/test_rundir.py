@@ -115,7 +115,6 @@ def test_the_record(tmp_path: Path) -> None:
         pytest.param(
             b'{"settings": "\xff"}',
             r"run\.json: not valid JSON: ",
-            marks=pytest.mark.xfail(reason="read_record lets UnicodeDecodeError pass", raises=UnicodeDecodeError),
         ),
     ],
 )
