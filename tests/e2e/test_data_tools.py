@@ -595,6 +595,20 @@ def test_interrupt_leaves_nothing(tmp_path: Path, name: signal.Signals) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_killed_process_is_named_as_such(tmp_path: Path) -> None:
+    words = command("synthesize", tmp_path / "out", "--writers", 3000, "--seed", 1, "--jobs", 2)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        limit = time.monotonic() + SECONDS
+        while not list(tmp_path.glob("out/.partial/*")) and time.monotonic() < limit:
+            time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        _, said = process.communicate(timeout=SECONDS)
+    assert said == "error: a process of this tool was killed, out of memory perhaps; try fewer --jobs\n"
+    assert process.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["synthesize", "leaf", "combine", "pack", "verify"])
 def test_help_stands_alone_in_any_folder(tmp_path: Path, name: str) -> None:
     result = start(command(name, "--help"), cwd=tmp_path)

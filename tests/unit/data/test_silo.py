@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import json
 import re
+import resource
 import time
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -404,6 +406,42 @@ def test_nothing_is_left_of_a_silo_that_cannot_be_written(tmp_path: Path, train:
     with pytest.raises(SchemaError, match=message):
         write(tmp_path / "x.h5", train)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
+    layout = replace(LAYOUT, image_shape=(256, 256))
+    piece = batch(16, 0, layout)
+    splits: dict[silo.SplitName, SplitStream] = {
+        "train": SplitStream(16 * 40, (piece for _ in range(40))),
+        "test": SplitStream(16, [piece]),
+    }
+    tracemalloc.start()
+    silo.write_silo(tmp_path / "x.h5", "x", ("v", "w"), layout, splits)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "x.h5").stat().st_size > 40 * 2**20
+    assert peak < 4 * 2**20
+
+
+def test_disk_is_reserved_before_the_first_picture_and_given_back(tmp_path: Path) -> None:
+    info = write(tmp_path / "x.h5", cut(batch(2, 0), 2))
+    assert info.train.examples == 2
+    assert (tmp_path / "x.h5").stat().st_size < 20_000
+    touched = []
+
+    def pieces() -> Iterator[silo.Batch]:
+        touched.append(True)
+        yield batch(2, 0)
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, old[1]))
+    try:
+        with pytest.raises(SchemaError, match=r"y\.h5: cannot be written: File too large"):
+            write(tmp_path / "y.h5", SplitStream(10_000, pieces()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert touched == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.h5"]
 
 
 def test_folder_that_is_not_there(tmp_path: Path) -> None:

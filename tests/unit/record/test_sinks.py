@@ -60,12 +60,8 @@ def test_console_line(summary: Summary) -> None:
     assert console.line(void) == "round 1000  silos 0/2  VOID: below quorum, the model stands  6.00 s  abababab"
 
 
-def test_console_without_a_terminal_prints_lines_alone(
-    tmp_path: Path, summary: Summary, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SILOFOLD_COLUMNS", raising=False)
+def test_console_prints_lines_alone(tmp_path: Path, summary: Summary, capsys: pytest.CaptureFixture[str]) -> None:
     sink = plugins.load("sink", {"name": "console"})
-    sink.expect(2)
     sink.open(tmp_path, [])
     sink.write(summary)
     sink.close()
@@ -73,23 +69,3 @@ def test_console_without_a_terminal_prints_lines_alone(
     assert seen.out == console.line(summary) + "\n"
     assert seen.err == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_console_on_a_terminal_counts_the_rounds_that_succeeded(
-    tmp_path: Path, summary: Summary, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SILOFOLD_COLUMNS", "80")
-    sink = plugins.load("sink", {"name": "console"})
-    sink.expect(4)
-    sink.open(tmp_path, [summary, replace(summary, void=True)])
-    assert sink._bar.n == 1
-    sink.write(replace(summary, round=2, void=True))
-    assert sink._bar.n == 1
-    sink.write(replace(summary, round=3))
-    assert sink._bar.n == 2
-    assert sink._bar.total == 4
-    sink.close()
-    seen = capsys.readouterr().out
-    assert f"{console.line(replace(summary, round=3))}\n" in seen
-    assert "training:  25%" in seen
-    assert all(len(line) <= 80 for line in seen.replace("\n", "\r").split("\r") if line.startswith("training"))

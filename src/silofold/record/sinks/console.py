@@ -1,16 +1,11 @@
-"""One line a round on standard output; on a terminal a bar of the rounds below it.
+"""One line a round on standard output. Plain lines: launchers pass on whole lines alone.
 
-Ranks write to pipes of the launcher, so they cannot see whether a person looks: ``silofold launch`` says so in the
-environment variable SILOFOLD_COLUMNS, the width of its terminal.
+On a terminal ``silofold launch`` draws a bar below them, from these lines.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
-
-from tqdm import tqdm
 
 from silofold.config import Section
 
@@ -34,33 +29,16 @@ class Console:
 
     def __init__(self, settings: ConsoleSettings) -> None:
         del settings
-        self._columns = int(os.environ.get("SILOFOLD_COLUMNS") or 0)
-        self._rounds = 0
 
-    def expect(self, rounds: int) -> None:
-        """Say how many rounds the run has, for the bar."""
-        self._rounds = rounds
-
-    def open(self, folder: Path, earlier: Sequence[Summary]) -> None:  # noqa: ARG002  (it writes nothing there)
-        """Begin the bar after the earlier rounds."""
-        done = sum(not summary.void for summary in earlier)
-        self._bar: tqdm[None] = tqdm(
-            total=self._rounds or None, initial=done, disable=not self._columns, ncols=self._columns, unit="round",
-            file=sys.stdout, desc="training", leave=False,
-        )  # fmt: skip
-        self._bar.refresh()
+    def open(self, folder: Path, earlier: Sequence[Summary]) -> None:
+        """Nothing: the rounds of a resumed run were printed when they were played."""
 
     def write(self, summary: Summary) -> None:
         """Print one line."""
-        if self._columns:
-            self._bar.clear()
         print(line(summary), flush=True)  # noqa: T201  (standard output is what this sink is for)
-        if not summary.void:
-            self._bar.update()
 
     def close(self) -> None:
-        """Remove the bar."""
-        self._bar.close()
+        """Nothing."""
 
 
 def line(summary: Summary) -> str:
