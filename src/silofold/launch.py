@@ -56,7 +56,8 @@ def main(options: argparse.Namespace) -> int:
 
 def _show(lines: Iterable[str], rounds: int) -> None:
     """Print a run's lines and a bar of its rounds below them."""
-    with tqdm(total=rounds, desc="training", unit="round", leave=False, ncols=shutil.get_terminal_size().columns) as bar:
+    columns, rows = shutil.get_terminal_size()  # unlike tqdm's own look, with a fallback for terminals that tell no size
+    with tqdm(total=rounds, desc="training", unit="round", leave=False, ncols=columns, nrows=rows) as bar:
         for line in lines:
             tqdm.write(line.rstrip("\r\n"))
             if found := re.match(r"round +(\d+) ", line):

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
-import argparse
 import os
 import pty
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from silofold import cli, launch
 from silofold.errors import TopologyError
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
 
 
 def options(recipe: Path, data: Path, *more: str) -> argparse.Namespace:
