@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import multiprocessing
 import os
 import shutil
@@ -53,6 +54,8 @@ def count(text: str) -> int:
 def run(main: Callable[[], int]) -> Never:
     """Run a tool and end the process with its exit code, or 2 and one line on stderr."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter must not end the tool
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
     except SilofoldError as error:

@@ -37,7 +37,7 @@ from silofold.data.silo import (
     write_silo,
 )
 from silofold.errors import SchemaError
-from tree import FEMNIST, Kind, Picture, Tree, class_folders, kind_of, natural, read_combined, writers_of
+from tree import FEMNIST, Kind, Picture, Tree, class_folders, kind_of, natural, read_combined, readable, writers_of
 
 if TYPE_CHECKING:
     import argparse
@@ -253,7 +253,8 @@ def pack(arguments: argparse.Namespace, kind: Kind, partial: Path) -> Manifest:
             users = read_combined(root) if kind == "combined" else {}
             source = FileSource(Tree(root, labels, kind == "combined", users))
         shape = (arguments.size, arguments.size, *((3,) if arguments.mode == "RGB" else ()))
-        layout = Layout(names, shape, "bilinear", arguments.source or f"{_FOUND[kind]}: {root.resolve().name}")
+        words = readable(arguments.source or f"{_FOUND[kind]}: {root.resolve().name}")
+        layout = Layout(names, shape, "bilinear", words)
         jobs = [
             Job(source, name, group, partial / f"silo_{number:04d}.h5", layout, arguments.mode, arguments.empty_test)
             for number, (name, group) in enumerate(_groups(arguments, kind, folders))

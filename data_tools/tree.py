@@ -169,13 +169,22 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     Raises
     ------
     SchemaError
-        It cannot be listed.
+        It cannot be listed, or a name in it is not UTF-8, which neither HDF5 nor JSON could hold.
     """
     try:
-        with os.scandir(folder) as found:
-            return [entry for entry in found if not entry.name.startswith(".")]
+        with os.scandir(folder) as scan:
+            found = [entry for entry in scan if not entry.name.startswith(".")]
     except OSError as error:
         raise SchemaError(f"{folder}: {error.strerror}, expected a folder") from error
+    strange = next((entry.name for entry in found if entry.name != readable(entry.name)), None)
+    if strange is not None:
+        raise SchemaError(f"{folder}: found the name {os.fsencode(strange)!r}, expected UTF-8")
+    return found
+
+
+def readable(name: str) -> str:
+    """Replace what is not UTF-8 in a name."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -413,6 +413,17 @@ def test_pack_refuses(
     assert not (tmp_path / "out").exists()
 
 
+def test_names_in_other_alphabets(tree: Path, tmp_path: Path) -> None:
+    (tree / "f0001_00").rename(tree / "Łódź")
+    words = ["env", "PYTHONIOENCODING=latin-1", *command("pack", tree, tmp_path / "out")]
+    result = subprocess.run(words, capture_output=True, timeout=SECONDS, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"\\u0141\xf3d\\u017a" in result.stdout
+    assert silo.read_manifest(tmp_path / "out").silos[-1].writers == ("Łódź",)
+    (tree / "Łódź").rename(tree / os.fsdecode(b"\xa3\xf3d\xbc"))
+    refused(tool("pack", tree, tmp_path / "other"), r"b'\xa3\xf3d\xbc'", "expected UTF-8")
+
+
 def test_pack_lets_test_be_empty_when_told(tree: Path, tmp_path: Path) -> None:
     shutil.rmtree(tree / "f0001_00" / "test")
     done("pack", tree, tmp_path / "out", "--allow-empty-test")
