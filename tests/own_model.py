@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import torch
 from torch import nn
@@ -22,3 +23,13 @@ class Net(nn.Module):
         """Map (B, C, H, W) images to (B, classes) logits."""
         logits: torch.Tensor = self.layers(images)
         return logits
+
+
+class Sleepy(Net):
+    """A model that takes its time over each training step of a large silo: more than a window holds."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Sleep where a full batch of 8 is trained, then do as `Net` does."""
+        if self.training and len(images) == 8:
+            time.sleep(1.0)
+        return super().forward(images)

@@ -184,6 +184,8 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
         role = _make_role(world, job, beginning, slices, vectors, trainee, people)
     fabrics = Fabrics(world, layout, slices)
     logger.info("ready after %.1f s", time.time() - began)
+    if world.rank == 0:
+        _introduce(job, slices[-1].stop, people)
     return role, job, fabrics
 
 
@@ -416,6 +418,20 @@ def _make_scheduler(world: World, job: Job, slices: list[slice], people: list[di
     except OSError as fault:
         raise RunFolderError(f"{fault.filename or job.folder.path}: {fault.strerror}") from None
     return Scheduler(world, job, record, sinks, settings, slices)
+
+
+def _introduce(job: Job, parameters: int, people: list[dict[str, Any]]) -> None:
+    """Say in one line what is about to run, and in the log which rank runs where."""
+    for rank, person in enumerate(people):
+        logger.info("rank %d is %s: %s", rank, job.layout.title(rank), person)
+    workers = [people[rank] for rank in job.layout.worker_ranks]
+    devices = sorted({f"{person['device']} ({person['hardware']})" for person in workers})
+    hosts = len({person["host"] for person in people})
+    sys.stdout.write(
+        f"{len(people)} ranks on {hosts} host{'s' * (hosts != 1)}: 1 scheduler, {job.layout.servers} servers, "
+        f"{len(workers)} workers on {', '.join(devices)}; {len(job.data.silos)} silos, {parameters:,} parameters\n"
+    )
+    sys.stdout.flush()
 
 
 def _environment(host: str, trainee: tuple[FlatModel, dict[int, Any], dict[str, str]] | None) -> dict[str, Any]:

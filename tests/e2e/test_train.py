@@ -291,3 +291,47 @@ def test_tutorial_on_real_femnist(femnist: Path, tmp_path: Path) -> None:
         vector = np.concatenate([value.numpy().ravel() for value in torch.load(file, weights_only=True).values()])
         assert len(vector) == 66_404
         assert np.abs(vector - np.load(tmp_path / "serial" / name)).max() < 1e-5
+
+
+def test_a_silo_that_fails_costs_its_own_update(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """BatchNorm refuses a last batch of one picture: silos of 33 and 25 pictures fail at batch size 8, each round."""
+    where = {"PYTHONPATH": str(ROOT / "tests")}
+    tolerant = mpirun.train(
+        6, recipe, tiny, tmp_path / "a", "roles.servers=2", "model.name=own_model:Net", "rounds.update_ratio=0.6",
+        environment=where,
+    )  # fmt: skip
+    assert tolerant.code == 0, tolerant
+    for entry in rounds(tmp_path / "a"):
+        assert (entry["void"], entry["accepted"]) == (False, [0, 1, 2, 5])
+        reasons = {silo["silo"]: silo["reason"] for silo in entry["silos"] if silo["reason"]}
+        assert list(reasons) == [3, 4]
+        assert all("Expected more than 1 value per channel" in reason for reason in reasons.values())
+    strict = mpirun.train(
+        4, recipe, tiny, tmp_path / "b", "model.name=own_model:Net", "rounds.max_void=2", environment=where
+    )
+    assert strict.code == 75, strict
+    assert any("2 void rounds in a row" in line for line in strict.faults())
+    first, *_ = rounds(tmp_path / "b")
+    assert first["void"]
+    assert first["bytes_up"] == 0
+    replay = [sys.executable, "-m", "silofold", "replay", str(tmp_path / "a"), "--workers", "2", "--out"]
+    again = mpirun.run([*replay, str(tmp_path / "c")], environment=where)
+    assert again.code == 0, again
+
+
+def test_late_silos_are_left_out_when_the_window_ends(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """Each full batch sleeps a second: silo 1 (18 pictures, 2 full batches an epoch) alone is done within the window."""
+    begin = time.monotonic()
+    ended = mpirun.train(
+        8, recipe, tiny, tmp_path / "run", "model.name=own_model:Sleepy", "rounds.update_ratio=0.1", "rounds.count=2",
+        "rounds.update_window=3.5", "local.epochs=1", "local.drop_last=true",
+        environment={"PYTHONPATH": str(ROOT / "tests")},
+    )  # fmt: skip
+    assert ended.code == 0, ended
+    assert time.monotonic() - begin < 60
+    for entry in rounds(tmp_path / "run"):
+        late = {silo["silo"] for silo in entry["silos"] if silo["reason"] == "out of time"}
+        assert 1 in entry["accepted"]
+        assert late >= {0, 2, 5}
+        assert set(entry["accepted"]) | late == set(range(6))
+        assert entry["seconds"]["total"] < 3.5 + 3
