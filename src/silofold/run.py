@@ -428,8 +428,8 @@ def _introduce(job: Job, parameters: int, people: list[dict[str, Any]]) -> None:
     devices = sorted({f"{person['device']} ({person['hardware']})" for person in workers})
     hosts = len({person["host"] for person in people})
     sys.stdout.write(
-        f"{len(people)} ranks on {hosts} host{'s' * (hosts != 1)}: 1 scheduler, {job.layout.servers} servers, "
-        f"{len(workers)} workers on {', '.join(devices)}; {len(job.data.silos)} silos, {parameters:,} parameters\n"
+        f"scheduler: 1, servers: {job.layout.servers}, workers: {len(workers)}, hosts: {hosts}; "
+        f"silos: {len(job.data.silos)}, parameters: {parameters:,}; training on {', '.join(devices)}\n"
     )
     sys.stdout.flush()
 
