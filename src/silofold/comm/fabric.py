@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silofold.comm import waiting
+from silofold.comm.world import CHUNK
 from silofold.errors import RequeueError
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     from silofold.comm.world import World
     from silofold.topology import Layout
-
-CHUNK = 2**27
-"""Elements a collective moves at most: MPI counts end at 2^31 - 1 elements in many libraries."""
 
 
 class Fabric:
