@@ -53,7 +53,8 @@ def count(text: str) -> int:
 
 def run(main: Callable[[], int]) -> Never:
     """Run a tool and end the process with its exit code, or 2 and one line on stderr."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter must not end the tool
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -65,7 +66,19 @@ def run(main: Callable[[], int]) -> Never:
     except KeyboardInterrupt:
         message, code = "interrupted, nothing was kept", 130
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
-    sys.exit(code)
+    sys.stdout.flush()
+    # Not sys.exit: it joins the threads of a pool that was broken off, and those may wait for ever for one another.
+    os._exit(code)
+
+
+def _interrupt(signum: int, frame: object) -> Never:
+    """Break off once: a second signal must not break off the cleaning up."""
+    del signum, frame
+    if multiprocessing.parent_process() is not None:  # a process of the pool that has not yet set its own handlers
+        os._exit(130)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def os_reason(error: OSError) -> str:
@@ -100,11 +113,14 @@ def each(work: Callable[[T], R], tasks: Sequence[T], jobs: int, unit: str) -> It
     except BrokenProcessPool as error:
         raise SchemaError("a process of this tool was killed, out of memory perhaps; try fewer --jobs") from error
     finally:
-        # After a fault nothing that the others still do is wanted. The executor is never asked to cancel: it cannot
-        # when its processes are gone.
-        for child in () if finished else multiprocessing.active_children():
-            child.terminate()
-        executor.shutdown()
+        if finished:
+            executor.shutdown()
+        else:
+            # Nothing that the others still do is wanted. The executor is not asked to shut down: an interrupt may have
+            # struck inside its locks, and then it waits for ever.
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
 
 
 def _leave_signals_to_parent() -> None:

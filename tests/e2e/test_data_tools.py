@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mpirun
 from silofold.data import silo
 from silofold.errors import SchemaError
 
@@ -595,7 +596,7 @@ def test_limit_on_file_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_nothing(tmp_path: Path, name: signal.Signals) -> None:
     words = command("synthesize", tmp_path / "out", "--writers", 3000, "--seed", 1)
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with mpirun.started(words) as process:
         limit = time.monotonic() + SECONDS
         while not list(tmp_path.glob("out/.partial/*")) and time.monotonic() < limit:
             time.sleep(0.02)
@@ -608,7 +609,7 @@ def test_interrupt_leaves_nothing(tmp_path: Path, name: signal.Signals) -> None:
 
 def test_killed_process_is_named_as_such(tmp_path: Path) -> None:
     words = command("synthesize", tmp_path / "out", "--writers", 3000, "--seed", 1, "--jobs", 2)
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+    with mpirun.started(words) as process:
         limit = time.monotonic() + SECONDS
         while not list(tmp_path.glob("out/.partial/*")) and time.monotonic() < limit:
             time.sleep(0.02)
