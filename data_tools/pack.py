@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,7 @@ from PIL import Image
 import console
 from combine import first, spread
 from leaf import SIDE, Shard, read_shard, shards
+from silofold.data.picture import FAULTS, pixels
 from silofold.data.silo import (
     SPLITS,
     Batch,
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
 
 BATCH = 512
 _FOUND = {"leaf": "LEAF JSON", "combined": "a combined tree", "raw": "a raw tree"}
-# What PIL raises on a file that is no picture, or a broken one.
-_PICTURE_FAULTS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-_EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
 
 class Source(Protocol):
@@ -118,7 +116,6 @@ class Job:
     folders: tuple[str, ...]
     path: Path
     layout: Layout
-    mode: Literal["L", "RGB"]
     allow_empty_test: bool
 
 
@@ -174,13 +171,10 @@ def _batches(job: Job, split: SplitName, writers: tuple[str, ...], keys: list[ND
 
 def _pixels(job: Job, picture: Picture) -> NDArray[np.uint8]:
     """Return one picture as (H, W) or (H, W, 3) uint8."""
-    height, width = job.layout.image_shape[:2]
     try:
         with job.source.load(picture) as image:
-            if image.mode not in _EIGHT_BIT:
-                raise SchemaError(f"{picture.path}: found pixels of mode {image.mode}, expected 8 bits a channel")
-            return np.asarray(image.convert(job.mode).resize((width, height), Image.Resampling.BILINEAR))
-    except _PICTURE_FAULTS as error:
+            return pixels(image, job.layout.image_shape, picture.path)
+    except FAULTS as error:
         raise SchemaError(f"{picture.path}: not a readable picture: {error}") from error
 
 
@@ -256,7 +250,7 @@ def pack(arguments: argparse.Namespace, kind: Kind, partial: Path) -> Manifest:
         words = readable(arguments.source or f"{_FOUND[kind]}: {root.resolve().name}")
         layout = Layout(names, shape, "bilinear", words)
         jobs = [
-            Job(source, name, group, partial / f"silo_{number:04d}.h5", layout, arguments.mode, arguments.empty_test)
+            Job(source, name, group, partial / f"silo_{number:04d}.h5", layout, arguments.empty_test)
             for number, (name, group) in enumerate(_groups(arguments, kind, folders))
         ]
         packed = list(console.each(pack_silo, jobs, arguments.jobs, "silo"))

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
-WORDS = {"errors", "config", "protocols", "plugins", "messages", "topology", "seeds"}
-DEPARTMENTS = {"comm", "training", "aggregation", "data", "record"}
-PROGRAM = {"cli", "launch", "run", "round", "__main__"}
+WORDS = {"errors", "config", "protocols", "plugins", "messages", "predictions", "topology", "seeds"}
+DEPARTMENTS = {"comm", "training", "aggregation", "evaluation", "data", "record", "view"}
+"""evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
+look at, text and pages, so that no other department knows a library that draws."""
+PROGRAM = {"cli", "launch", "run", "round", "trained", "evaluate", "__main__"}
 PLUGIN_FOLDERS = (
     "silofold.training.models",
     "silofold.aggregation.cohorts",
@@ -34,6 +36,7 @@ OWNERS = {
     "mpi4py": ("silofold.comm",),
     "torch": ("silofold.training", "silofold.roles.worker"),
     "h5py": ("silofold.data", "silofold.record"),
+    "PIL": ("silofold.data",),
 }
 LIBRARIES = {"numpy", "msgspec", "tqdm", *OWNERS}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}
@@ -148,8 +151,8 @@ def library_faults(module: str, tree: ast.Module) -> Iterator[str]:
             yield f"{module} imports {library}: not a library of silofold"
         if not any(within(module, owner) for owner in OWNERS.get(library, ("silofold",))):
             yield f"{module} imports {library}, which belongs to {OWNERS[library]}"
-        if (layer == 0 or department == "aggregation") and library not in {"numpy", "msgspec"}:
-            yield f"{module} imports {library}: words and aggregation know numpy and msgspec alone"
+        if (layer == 0 or department in {"aggregation", "evaluation"}) and library not in {"numpy", "msgspec"}:
+            yield f"{module} imports {library}: words, aggregation and evaluation know numpy and msgspec alone"
 
 
 def dynamic_faults(module: str, tree: ast.Module) -> Iterator[str]:

@@ -13,6 +13,9 @@ import silofold
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_AFTERWARDS = {"evaluate", "predict"}
+"""Commands that look at what runs have left; they need no MPI."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
@@ -21,11 +24,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from silofold import launch
 
         return launch.main(options)
+    if options.command in _AFTERWARDS:
+        return _afterwards(options)
     # numpy's and torch's thread pools read this when they are imported; the ranks are the parallelism
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from silofold import run
 
     return run.train(request_of(options))
+
+
+def _afterwards(options: argparse.Namespace) -> int:
+    """Run a command that needs no MPI; faults are one line."""
+    from silofold.errors import SilofoldError
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # what a rank has: the same bits
+    try:
+        match options.command:
+            case "predict":
+                from silofold import evaluate
+
+                return evaluate.predict(options)
+            case _:
+                from silofold import evaluate
+
+                return evaluate.main(options)
+    except SilofoldError as fault:
+        sys.stderr.write(f"silofold: error: {fault}\n")
+        return fault.exit_code
+    except KeyboardInterrupt:
+        return 130
 
 
 def request_of(options: argparse.Namespace) -> run.Request:
@@ -67,7 +94,23 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--out", type=Path, help="run folder of the replay (default: RUN_DIR.replay)")
     replay.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=argparse.SUPPRESS)
     _add_shape(replay)
+    evaluate = commands.add_parser("evaluate", help="measure a trained model on the test images of silos")
+    _add_model(evaluate)
+    evaluate.add_argument("data", nargs="?", type=Path, metavar="DIR", help="folder of silos (default: the run's)")
+    evaluate.add_argument(
+        "--personalise", type=int, default=0, metavar="EPOCHS", help="also train so many epochs more in each silo"
+    )
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write every measure as JSON")
+    predict = commands.add_parser("predict", help="say what a trained model sees in pictures")
+    _add_model(predict)
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture files of any size")
+    predict.add_argument("--top", type=int, default=1, help="classes to name of each picture (default: 1)")
+    predict.add_argument("--data", type=Path, help="folder of silos, where a checkpoint lies outside its run folder")
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="RUN_DIR", help="folder of a run, or one of its checkpoints")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -449,6 +449,8 @@ def _record(job: Job, settings: dict[str, Any], slices: list[slice], people: lis
         "start_round": job.start_round,
         "settings": settings,
         "data_digest": job.data.digest,
+        "classes": list(job.data.classes),
+        "image_shape": list(job.data.image_shape),
         "silos": [
             {"name": silo.name, "train": silo.train.sha256, "test": silo.test.sha256} for silo in job.data.silos
         ],

@@ -35,6 +35,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model.pt"
+        self.predictions = path / "predictions.h5"
         self.done = path / "DONE"
 
     def rank(self, title: str) -> Path:

@@ -11,9 +11,9 @@ import numpy as np
 
 from silofold import plugins, seeds
 from silofold.aggregation import tally as tallies
-from silofold.aggregation.accuracy import wilson
 from silofold.comm import waiting
 from silofold.errors import ReplayError, RequeueError
+from silofold.evaluation.accuracy import wilson
 from silofold.messages import (
     Applied,
     Evaluation,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from silofold.aggregation.accuracy import wilson
+from silofold.evaluation.accuracy import wilson
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""One picture as a silo file holds it: the only place that says how pixels become an example."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from silofold.errors import SchemaError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FAULTS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What PIL raises on a file that is no picture, or a broken one."""
+_EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+
+
+def pixels(image: Image.Image, shape: tuple[int, ...], name: str) -> NDArray[np.uint8]:
+    """Turn a picture to gray or colour and bring it to size, by bilinear interpolation.
+
+    Parameters
+    ----------
+    shape
+        (H, W), or (H, W, 3) for colour.
+    name
+        What to call the picture in errors.
+
+    Raises
+    ------
+    SchemaError
+        Its pixels have more than 8 bits a channel.
+    """
+    if image.mode not in _EIGHT_BIT:
+        raise SchemaError(f"{name}: found pixels of mode {image.mode}, expected 8 bits a channel")
+    mode = "RGB" if len(shape) == 3 else "L"
+    return np.array(image.convert(mode).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+
+
+def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read a picture file as an image of a silo's shape.
+
+    Raises
+    ------
+    SchemaError
+        It cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return pixels(image, shape, str(path))
+    except FAULTS as error:
+        raise SchemaError(f"{path}: not a readable picture: {' '.join(str(error).split())}") from error

@@ -1,0 +1,259 @@
+"""``silofold evaluate`` and ``silofold predict``: what a trained model is worth, and what it says of a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from silofold import predictions, seeds, trained
+from silofold.data import picture
+from silofold.data import silo as silos
+from silofold.errors import CheckpointError, RunFolderError, SilofoldError
+from silofold.evaluation import measures
+from silofold.record import answers, rundir
+from silofold.training import local
+from silofold.training import predict as predicting
+from silofold.view import text
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from silofold.evaluation.measures import Measures, Share
+    from silofold.predictions import Predictions
+    from silofold.record.answers import Answers
+    from silofold.trained import Trained
+    from silofold.training.flat import FlatModel
+
+
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What ``--out`` writes."""
+
+    model: str
+    round: int
+    model_sha256: str
+    data_digest: str
+    classes: list[str]
+    silos: list[str]
+    global_model: Measures
+    personalised: Measures | None = None
+    epochs: int = 0
+    matrix: list[list[Share]] | None = None
+
+
+def main(options: argparse.Namespace) -> int:
+    """Evaluate a model on a folder of silos."""
+    found = trained.find(options.model)
+    folder, data = trained.manifest_of(found, options.data)
+    seen = answers_of(found, folder, data, options.personalise)
+    result = summarise(found, data, seen)
+    sys.stdout.write(f"{_story(result)}\n")
+    if options.out:
+        try:
+            rundir.write_atomically(options.out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+        except OSError as fault:
+            raise RunFolderError(f"{options.out}: cannot be written: {fault.strerror}") from None
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Say what a model sees in pictures, one line a picture: file, then class and probability, the likeliest first."""
+    found = trained.find(options.model)
+    record = found.record()
+    if options.data is None and "classes" in record:
+        classes, shape = tuple(record["classes"]), tuple(record["image_shape"])
+    else:
+        _, data = trained.manifest_of(found, options.data)
+        classes, shape = data.classes, data.image_shape
+    model, vectors = found.build(classes, shape)
+    if len(vectors) != 1:
+        raise CheckpointError(f"{options.model}: holds {len(vectors)} models, one a silo; expected one model for all")
+    model.load(vectors[0])
+    code = 0
+    width = max(len(str(path)) for path in options.images)
+    for path in options.images:
+        try:
+            image = picture.read(path, shape)
+        except SilofoldError as fault:
+            sys.stderr.write(f"silofold: error: {fault}\n")
+            code = fault.exit_code
+            continue
+        sample = local.load(image[None], np.zeros(1, np.int64), model.vector.device)
+        shares = np.exp(predicting.log_probabilities(model, sample.images)[0])
+        best = np.argsort(-shares, kind="stable")[: options.top]
+        sys.stdout.write(f"{path!s:{width}}  {'  '.join(f'{classes[k]} {text.percent(shares[k])}' for k in best)}\n")
+    return code
+
+
+def recorded(run: Path, data: Path | None) -> tuple[Answers, silos.Manifest]:
+    """Return what a run's newest model says of every test image: from its ``predictions.h5``, or by asking it now.
+
+    Raises
+    ------
+    SilofoldError
+        The run has no sound checkpoint, or its silos cannot be read.
+    """
+    found = trained.find(run)
+    folder, manifest = trained.manifest_of(found, data)
+    tests = tuple(silo.test.sha256 for silo in manifest.silos)
+    if found.run.predictions.exists():
+        try:
+            kept = answers.read(found.run.predictions)
+        except RunFolderError as fault:
+            sys.stderr.write(f"silofold: {fault}; it is made anew\n")
+        else:
+            if (kept.model_sha256, kept.tests) == (found.manifest.model_sha256, tests):
+                return kept, manifest
+    return answers_of(found, folder, manifest, 0), manifest
+
+
+def answers_of(found: Trained, folder: Path, data: silos.Manifest, epochs: int) -> Answers:
+    """Ask a model about every test image, and keep the answers in its run folder where it was trained on these silos.
+
+    Parameters
+    ----------
+    found
+        The model, or one model a silo.
+    folder, data
+        The silos.
+    epochs
+        Epochs of further training in each silo for the personalised models; 0 leaves them out.
+    """
+    model, vectors = found.build(data.classes, data.image_shape)
+    if len(vectors) not in {1, len(data.silos)}:
+        raise CheckpointError(
+            f"{found.run.path}: holds {len(vectors)} models, one a silo; {folder} has {len(data.silos)} silos"
+        )
+    tests = [_samples(folder, data, index, "test", model) for index in range(len(data.silos))]
+    rows = [_row(model, vector, tests) for vector in vectors]
+    own = [rows[index if len(rows) > 1 else 0][index] for index in range(len(tests))]
+    seen = answers.Answers(
+        round=found.manifest.round,
+        model_sha256=found.manifest.model_sha256,
+        tests=tuple(silo.test.sha256 for silo in data.silos),
+        global_model=predictions.join(own),
+        personalised=_personalised(found, folder, data, epochs, model, vectors, tests) if epochs else None,
+        epochs=epochs,
+        matrix=np.array([[one.right.sum() for one in row] for row in rows], np.int64) if len(rows) > 1 else None,
+    )
+    if found.run.record.exists() and found.manifest.data_digest == data.digest:
+        _keep(found.run.predictions, seen)
+    return seen
+
+
+def summarise(found: Trained, data: silos.Manifest, seen: Answers) -> Evaluated:
+    """Compute the measures of a model's answers."""
+    count = len(data.silos)
+    sizes = [silo.test.examples for silo in data.silos]
+    return Evaluated(
+        model=str(found.run.path),
+        round=seen.round,
+        model_sha256=seen.model_sha256,
+        data_digest=data.digest,
+        classes=list(data.classes),
+        silos=[silo.name for silo in data.silos],
+        global_model=measures.measure(seen.global_model, data.classes, count),
+        personalised=measures.measure(seen.personalised, data.classes, count) if seen.personalised else None,
+        epochs=seen.epochs,
+        matrix=None if seen.matrix is None else measures.shares(seen.matrix, sizes),
+    )
+
+
+def _samples(folder: Path, data: silos.Manifest, index: int, split: silos.SplitName, model: FlatModel) -> local.Samples:
+    part = silos.read_split(folder, data.silos[index], split, data)
+    return local.load(part.images, part.labels, model.vector.device)
+
+
+def _row(model: FlatModel, vector: NDArray[np.float32], tests: Sequence[local.Samples]) -> list[Predictions]:
+    model.load(vector)
+    return [predicting.predict(model, samples, index) for index, samples in enumerate(tests)]
+
+
+def _personalised(
+    found: Trained,
+    folder: Path,
+    data: silos.Manifest,
+    epochs: int,
+    model: FlatModel,
+    vectors: NDArray[np.float32],
+    tests: Sequence[local.Samples],
+) -> Predictions:
+    """Train the model some more in each silo, as in a round that follows the last one, and ask it about that silo."""
+    settings = msgspec.structs.replace(found.settings.local, epochs=epochs)
+    parts = []
+    for index, samples in enumerate(tests):
+        model.load(vectors[index if len(vectors) > 1 else 0])
+        rng = seeds.generator(found.settings.seed, "shuffle", found.manifest.round + 1, index)
+        local.seed_torch(found.settings.seed, found.manifest.round + 1, index)
+        train = _samples(folder, data, index, "train", model)
+        done = local.train(model, train, settings, model.gradient.new_zeros(model.gradient.shape), rng, math.inf)
+        if done.reason:
+            raise CheckpointError(f"silo {data.silos[index].name}: cannot be personalised: {done.reason}")
+        parts.append(predicting.predict(model, samples, index))
+    return predictions.join(parts)
+
+
+def _keep(path: Path, seen: Answers) -> None:
+    """Keep answers; personalised ones of the same model stay when none were asked for now."""
+    try:
+        if path.exists() and not seen.epochs:
+            kept = answers.read(path)
+            if (kept.model_sha256, kept.tests) == (seen.model_sha256, seen.tests):
+                seen = dataclasses.replace(seen, personalised=kept.personalised, epochs=kept.epochs)
+        answers.write(path, seen)
+    except RunFolderError as fault:  # a folder that may only be read: the answers are on the screen all the same
+        sys.stderr.write(f"silofold: {fault}\n")
+
+
+def _story(result: Evaluated) -> str:
+    """Put the measures into words."""
+    columns: list[tuple[str, Measures]] = [("accuracy", result.global_model)]
+    if result.personalised:
+        columns.append((f"after {result.epochs} own epochs", result.personalised))
+    alone = result.matrix is not None
+    lines = [f"{result.model}, {'own models of the silos' if alone else 'model'} after round {result.round}", ""]
+    header = ["silo", "images", *[cell for name, _ in columns for cell in (name, "95 % interval")]]
+    rows = [
+        [name, str(result.global_model.silos[index].examples), *[c for _, m in columns for c in _cells(m.silos[index])]]
+        for index, name in enumerate(result.silos)
+    ]
+    rows.append(["all", str(result.global_model.pooled.examples), *[c for _, m in columns for c in _cells(m.pooled)]])
+    lines += [text.table(header, rows), ""]
+    for name, found in columns:
+        lines.append(f"{name}: {_sentence(found, result)}")
+    if result.matrix:
+        lines += ["", "accuracy of each silo's own model (row) on each silo's test images (column)"]
+        lines.append(
+            text.table(
+                ["", *result.silos],
+                [
+                    [name, *(text.percent(one.accuracy, 1) for one in row)]
+                    for name, row in zip(result.silos, result.matrix, strict=True)
+                ],
+            )
+        )
+    return "\n".join(lines)
+
+
+def _cells(share: Share) -> tuple[str, str]:
+    return text.percent(share.accuracy), text.interval(share.low, share.high)
+
+
+def _sentence(found: Measures, result: Evaluated) -> str:
+    parts = [f"pooled {text.percent(found.pooled.accuracy)} of {found.pooled.examples}"]
+    if found.worst is not None:
+        parts.append(f"worst silo {result.silos[found.worst]} {text.percent(found.silos[found.worst].accuracy)}")
+    parts += [f"mean of silos {text.percent(found.mean)}", f"top-5 {text.percent(found.top5.accuracy)}"]
+    if found.merged:
+        parts.append(f"{found.merged_classes} merged classes {text.percent(found.merged.accuracy)}")
+    if found.loss is not None and found.calibration_error is not None:
+        parts.append(f"loss {found.loss:.4f}, calibration error {text.percent(found.calibration_error)}")
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""What predictions are worth: shares with intervals, paired tests, confusion, calibration. numpy alone."""

@@ -1,0 +1,123 @@
+"""A trained model as it lies on disk: found by a run folder or a checkpoint, checked, and built again.
+
+A run of silos that train alone has as many models as silos, one after the other in its vector.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silofold import config
+from silofold.data import silo as silos
+from silofold.errors import CheckpointError, RunFolderError, SchemaError
+from silofold.record import checkpoint
+from silofold.record.rundir import RunFolder
+from silofold.training import build, device
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from silofold.training.flat import FlatModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint that was read.
+
+    Attributes
+    ----------
+    run
+        The run folder that it lies in; its files may be missing where a checkpoint was copied elsewhere.
+    settings
+        Settings of the run.
+    manifest
+        What the checkpoint says of itself.
+    vector
+        (N × P,) float32: N models of P parameters each.
+    """
+
+    run: RunFolder
+    settings: config.Settings
+    manifest: checkpoint.Manifest
+    vector: NDArray[np.float32]
+
+    def record(self) -> dict[str, Any]:
+        """Read the run's ``run.json``; empty where there is none."""
+        return self.run.read_record() if self.run.record.exists() else {}
+
+    def build(self, classes: tuple[str, ...], image_shape: tuple[int, ...]) -> tuple[FlatModel, NDArray[np.float32]]:
+        """Build the model and return it with its (N, P) saved vectors.
+
+        Raises
+        ------
+        CheckpointError
+            The checkpoint is not of a model of such classes and images.
+        """
+        place = device.choose(self.settings.device, 0, self.settings.local.threads)
+        model = build.build(self.settings.model, classes, image_shape, self.settings.seed, place)
+        if len(self.vector) % model.size:
+            raise CheckpointError(
+                f"{self.run.path}: holds {len(self.vector)} parameters, but {self.settings.model['name']} for "
+                f"{len(classes)} classes and images of {image_shape} has {model.size}: these are other classes or images"
+            )
+        return model, self.vector.reshape(-1, model.size)
+
+
+def find(path: Path) -> Trained:
+    """Read a checkpoint, or the newest sound one of a run folder.
+
+    Raises
+    ------
+    RunFolderError
+        The folder is neither.
+    CheckpointError
+        The checkpoint is damaged, or the run has none that is sound.
+    """
+    if (path / checkpoint.MANIFEST).exists():
+        return _read(path.resolve())
+    folder = RunFolder(path)
+    if not folder.record.exists():
+        raise RunFolderError(
+            f"{path}: found neither {folder.record.name} nor {checkpoint.MANIFEST}, expected the folder of a run or one of "
+            "its checkpoints"
+        )
+    names = checkpoint.found(folder.checkpoints)
+    for candidate in names:
+        try:
+            return _read(candidate)
+        except CheckpointError as fault:
+            logger.warning("%s", fault)
+    raise CheckpointError(f"{folder.checkpoints}: none of {len(names)} checkpoints can be used")
+
+
+def manifest_of(trained: Trained, data: Path | None) -> tuple[Path, silos.Manifest]:
+    """Read the manifest of the silos to evaluate on: the given folder, or the one that the run was trained on.
+
+    Raises
+    ------
+    SchemaError
+        The folder is no folder of silos, or its classes are not those of the run.
+    """
+    folder = data or Path(trained.settings.data.folder)
+    manifest = silos.read_manifest(folder)
+    known = trained.record().get("classes")
+    if known is not None and tuple(known) != manifest.classes:
+        raise SchemaError(
+            f"{folder}: has {len(manifest.classes)} classes, {', '.join(manifest.classes[:5])}…; the run was trained on "
+            f"{len(known)}: {', '.join(known[:5])}…"
+        )
+    return folder, manifest
+
+
+def _read(path: Path) -> Trained:
+    manifest = checkpoint.read_manifest(path)
+    checkpoint.check_files(path, manifest, manifest.files)
+    settings = config.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
+    vector = checkpoint.read_shards(path, manifest, slice(0, manifest.parameters))["model"]
+    return Trained(RunFolder(path.parent.parent), settings, manifest, vector)

@@ -1,0 +1,44 @@
+"""What a model says of each image of a split, for measures that a count of right answers does not hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from silofold.predictions import TOP, Predictions
+from silofold.training.local import EVALUATION_BATCH
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from silofold.training.flat import FlatModel
+    from silofold.training.local import Samples
+
+
+def predict(model: FlatModel, samples: Samples, silo: int) -> Predictions:
+    """Let the model answer every image of a silo's split, in the batches of `local.evaluate`."""
+    logs = log_probabilities(model, samples.images)
+    labels = samples.labels.cpu().numpy()
+    order = np.argsort(-logs, axis=1, kind="stable")[:, :TOP]
+    rows = np.arange(len(labels))
+    return Predictions(
+        silo=np.full(len(labels), silo, np.int32),
+        label=labels.astype(np.int32),
+        top=order.astype(np.int32),
+        confidence=np.exp(logs[rows, order[:, 0]]).astype(np.float32),
+        loss=-logs[rows, labels],
+    )
+
+
+def log_probabilities(model: FlatModel, images: torch.Tensor) -> NDArray[np.float64]:
+    """Compute the (M, classes) float64 logarithms of the probabilities for (M, C, H, W) uint8 images."""
+    parts = []
+    model.module.eval()
+    with torch.inference_mode():
+        for start in range(0, len(images), EVALUATION_BATCH):
+            logits = model.module(images[start : start + EVALUATION_BATCH].to(torch.float32).div_(255))
+            parts.append(functional.log_softmax(logits.double(), 1).cpu())
+    return torch.cat(parts).numpy() if parts else np.empty((0, 1))
