@@ -13,8 +13,8 @@ import silofold
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_AFTERWARDS = {"evaluate", "predict"}
-"""Commands that look at what runs have left; they need no MPI."""
+_WITHOUT_MPI = {"baseline", "evaluate", "predict"}
+"""Commands of one process."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from silofold import launch
 
         return launch.main(options)
-    if options.command in _AFTERWARDS:
-        return _afterwards(options)
+    if options.command in _WITHOUT_MPI:
+        return _without_mpi(options)
     # numpy's and torch's thread pools read this when they are imported; the ranks are the parallelism
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from silofold import run
@@ -33,13 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run.train(request_of(options))
 
 
-def _afterwards(options: argparse.Namespace) -> int:
+def _without_mpi(options: argparse.Namespace) -> int:
     """Run a command that needs no MPI; faults are one line."""
     from silofold.errors import SilofoldError
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what a rank has: the same bits
     try:
         match options.command:
+            case "baseline":
+                from silofold import baseline
+
+                return baseline.main(options)
             case "predict":
                 from silofold import evaluate
 
@@ -94,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--out", type=Path, help="run folder of the replay (default: RUN_DIR.replay)")
     replay.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=argparse.SUPPRESS)
     _add_shape(replay)
+    baseline = commands.add_parser("baseline", help="train what federating is measured against, with the same settings")
+    baseline.add_argument(
+        "kind", choices=("local", "central"), metavar="KIND", help="local: each silo alone; central: all pooled"
+    )
+    _add_run(baseline, resume=False)
+    baseline.add_argument("--workers", type=int, help="processes (default: the cores, at most the models)")
     evaluate = commands.add_parser("evaluate", help="measure a trained model on the test images of silos")
     _add_model(evaluate)
     evaluate.add_argument("data", nargs="?", type=Path, metavar="DIR", help="folder of silos (default: the run's)")
@@ -113,12 +123,17 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN_DIR", help="folder of a run, or one of its checkpoints")
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", nargs="?", type=Path, metavar="RUN.toml", help="the settings")
+def _add_run(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
+    if resume:
+        parser.add_argument("recipe", nargs="?", type=Path, metavar="RUN.toml", help="the settings")
+    else:
+        parser.add_argument("recipe", type=Path, metavar="RUN", help="the settings: a TOML file, or the folder of a run")
     parser.add_argument("--data", type=Path, help="folder of silos, made by data_tools/pack.py")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; repeatable")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="RUN_DIR", help="the run folder; an unfinished run in it goes on")
+    if not resume:
+        return
     target.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
 
 

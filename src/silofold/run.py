@@ -411,7 +411,7 @@ def _make_scheduler(world: World, job: Job, slices: list[slice], people: list[di
         )
     sinks = [plugins.load("sink", table) for table in job.settings.sinks]
     try:
-        job.folder.write_record(_record(job, settings, slices, people))
+        job.folder.write_record(_record(job, slices, people))
         record = history.History(job.folder.metrics, earlier)
         for sink in sinks:
             sink.open(job.folder.path, earlier)
@@ -440,32 +440,33 @@ def _environment(host: str, trainee: tuple[FlatModel, dict[int, Any], dict[str, 
     return seen | (trainee[2] if trainee else {})
 
 
-def _record(job: Job, settings: dict[str, Any], slices: list[slice], people: list[dict[str, Any]]) -> dict[str, Any]:
+def _record(job: Job, slices: list[slice], people: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything that a reader of ``run.json`` needs to judge, repeat or replay the run."""
+    record = facts(job.settings, job.data, job.start_round, slices[-1].stop)
+    record["versions"]["mpi"] = worlds.library_version()
+    return record | {"ranks": [{"rank": rank, "role": job.layout.title(rank)} | one for rank, one in enumerate(people)]}
+
+
+def facts(settings: config.Settings, data: silos.Manifest, start_round: int, parameters: int) -> dict[str, Any]:
+    """Say what every run has, with or without MPI: program, settings, data, versions."""
     return {
         "silofold": silofold.__version__,
         "git_revision": _git_revision(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "start_round": job.start_round,
-        "settings": settings,
-        "data_digest": job.data.digest,
-        "classes": list(job.data.classes),
-        "image_shape": list(job.data.image_shape),
-        "silos": [
-            {"name": silo.name, "train": silo.train.sha256, "test": silo.test.sha256} for silo in job.data.silos
-        ],
-        "parameters": slices[-1].stop,
+        "start_round": start_round,
+        "settings": msgspec.to_builtins(settings),
+        "data_digest": data.digest,
+        "classes": list(data.classes),
+        "image_shape": list(data.image_shape),
+        "silos": [{"name": silo.name, "train": silo.train.sha256, "test": silo.test.sha256} for silo in data.silos],
+        "parameters": parameters,
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "mpi": worlds.library_version(),
             "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
             "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
         },
-        "ranks": [
-            {"rank": rank, "role": job.layout.title(rank)} | person for rank, person in enumerate(people)
-        ],
-    }  # fmt: skip
+    }
 
 
 def _git_revision() -> str:

@@ -1,0 +1,474 @@
+"""``silofold baseline local | central``: what federating is measured against, recorded like a run.
+
+``local`` trains one model a silo, each on its own images alone. ``central`` trains one model on the images of all silos
+together, in as many steps as the silos take together, with batches of the same sizes. Model, seed, local training and
+rounds are those of the settings; cohort, strategy and server optimizer have no part in it. No MPI: the models are trained in processes of
+this machine, each of which ends by itself when the first one is gone.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import msgspec
+import numpy as np
+
+from silofold import config, plugins, run, seeds, topology
+from silofold.data import silo as silos
+from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SilofoldError
+from silofold.evaluation import measures
+from silofold.messages import Phases, Score, SiloSummary, Summary, sha256
+from silofold.record import checkpoint, history, rundir
+from silofold.record.rundir import RunFolder
+from silofold.training import build, device, local
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from multiprocessing.connection import Connection
+
+    from numpy.typing import NDArray
+
+    from silofold.protocols import Sink
+    from silofold.training.flat import FlatModel
+
+PLAIN = ("cohort", "strategy", "server_optimizer")
+"""Plug-ins of a federated round, which a baseline leaves at their defaults."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained: the same in every process.
+
+    Attributes
+    ----------
+    settings
+        The resolved settings.
+    folder, data
+        The silos.
+    groups
+        Silos that each model trains on.
+    """
+
+    settings: config.Settings
+    folder: Path
+    data: silos.Manifest
+    groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def steps(self) -> list[int]:
+        """Training steps of each silo in a round: those of the federated run, and of the models that it is part of."""
+        sizes = [silo.train.examples for silo in self.data.silos]
+        return [local.steps_per_epoch(size, self.settings.local) * self.settings.local.epochs for size in sizes]
+
+    @property
+    def examples(self) -> list[int]:
+        """Training images of each model."""
+        return [sum(self.data.silos[silo].train.examples for silo in group) for group in self.groups]
+
+
+class State(NamedTuple):
+    """A model between two rounds: (P,) float32 parameters, and its (T,) float32 momentum where that is kept."""
+
+    vector: NDArray[np.float32]
+    momentum: NDArray[np.float32] | None
+
+
+class Step(NamedTuple):
+    """What a process says of one model's round."""
+
+    state: State
+    outcome: local.Outcome
+    scores: tuple[Score, ...]
+    train_seconds: float
+    evaluate_seconds: float
+
+
+def main(options: argparse.Namespace) -> int:
+    """Train a baseline, or go on with one."""
+    settings = _settings(options)
+    folder = Path(settings.data.folder)
+    data = silos.read_manifest(folder)
+    everyone = tuple(range(len(data.silos)))
+    groups = (everyone,) if options.kind == "central" else tuple((silo,) for silo in everyone)
+    work = Work(settings, folder, data, groups)
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: expected at least 1")
+    sinks: list[Sink] = [plugins.load("sink", table) for table in settings.sinks]
+    target = RunFolder(options.out)
+    states, earlier = _begin(target, work, options.kind)
+    workers = min(options.workers or len(os.sched_getaffinity(0)), len(groups))
+    with Crew(work, workers) as crew:
+        target.write_record(_record(work, options.kind, len(earlier) + 1, crew))
+        sys.stdout.write(
+            f"baseline {options.kind}: {len(groups)} model{'s' * (len(groups) > 1)} of {crew.parameters:,} parameters, "
+            f"processes: {workers}; {sum(work.steps)} steps a round; training on {crew.places[0]['device']}\n"
+        )
+        sys.stdout.flush()
+        digest = _play(target, work, crew, sinks, states, earlier)
+    rundir.write_atomically(target.done, f"{digest}\n".encode())
+    sys.stdout.write(f"done: {settings.rounds.count} rounds; run folder {target.path}\n")
+    return 0
+
+
+def _play(
+    target: RunFolder, work: Work, crew: Crew, sinks: list[Sink], states: Sequence[State | None], earlier: list[Summary]
+) -> str:
+    """Play the rounds that are left and return the digest of the models at the end."""
+    rounds = work.settings.rounds
+    record = history.History(target.metrics, earlier)
+    for sink in sinks:
+        sink.open(target.path, earlier)
+    for number in range(len(earlier) + 1, rounds.count + 1):
+        began = time.monotonic()
+        steps = crew.play(number, states)
+        states = after = [step.state for step in steps]
+        summary = _summarise(work, number, steps, time.monotonic() - began)
+        last = number == rounds.count
+        if last and len(after) == 1:
+            rundir.write_atomically(target.model, crew.encode(after[0]))
+        record.append(summary)
+        if last or (rounds.checkpoint_every and number % rounds.checkpoint_every == 0):
+            _save(target, work, summary, after)
+        for sink in sinks:
+            sink.write(summary)
+    record.close()
+    for sink in sinks:
+        sink.close()
+    return history.read(target.metrics)[-1].model_sha256
+
+
+def _settings(options: argparse.Namespace) -> config.Settings:
+    """Read the settings of a recipe, or of a run, with the plug-ins of the federated round at their defaults."""
+    like = options.recipe if options.recipe.is_dir() else None
+    request = run.Request(
+        recipe=None if like else options.recipe,
+        overrides=tuple(options.set),
+        data=options.data,
+        out=options.out,
+        replay=like,
+    )
+    settings = run.read_settings(request)
+    if like:  # a replay writes fewer checkpoints than the run that it follows
+        recorded = RunFolder(like).read_record()["settings"]
+        rounds = config.resolve(config.merge(recorded, options.set), str(like)).rounds
+        settings = msgspec.structs.replace(settings, rounds=rounds)
+    if not settings.data.folder:
+        raise ConfigError("no data: give --data DIR, or data.folder in the settings")
+    plain = config.Settings()
+    return msgspec.structs.replace(settings, **{key: getattr(plain, key) for key in PLAIN})
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+class Crew:
+    """Processes that train the models, each its own ones.
+
+    Parameters
+    ----------
+    work
+        What is trained.
+    workers
+        How many processes.
+
+    Attributes
+    ----------
+    places
+        Device, hardware, torch and threads of each process.
+    parameters
+        Parameters of one model.
+    """
+
+    def __init__(self, work: Work, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._homes = topology.assign_silos(work.examples, workers)
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for index, models in enumerate(self._homes):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, work, index, models), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+        benches = [self._answer(index) for index in range(workers)]
+        self.places: list[dict[str, str]] = [place for place, _ in benches]
+        self.parameters: int = benches[0][1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes."""
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(5)
+            if process.is_alive():
+                process.terminate()
+
+    def play(self, number: int, states: Sequence[State | None]) -> list[Step]:
+        """Train every model for a round; None stands for a model as the seed makes it."""
+        for pipe, models in zip(self._pipes, self._homes, strict=True):
+            pipe.send((number, [states[model] for model in models]))
+        steps: dict[int, Step] = {}
+        for index, models in enumerate(self._homes):
+            steps |= dict(zip(models, self._answer(index), strict=True))
+        return [steps[model] for model in sorted(steps)]
+
+    def encode(self, state: State) -> bytes:
+        """Encode a model as a file for torch.load."""
+        self._pipes[0].send((0, [state]))
+        return bytes(self._answer(0))
+
+    def _answer(self, index: int) -> Any:
+        try:
+            found = self._pipes[index].recv()
+        except (EOFError, ConnectionError):
+            raise RequeueError(
+                f"process {index} of the baseline is gone, out of memory perhaps; the same command goes on"
+            ) from None
+        if isinstance(found, SilofoldError):
+            raise found
+        return found
+
+
+def serve(pipe: Connection, work: Work, index: int, models: tuple[int, ...]) -> None:
+    """Train models for as long as the parent asks; the main function of a process.
+
+    Parameters
+    ----------
+    pipe
+        To the parent: rounds and states in, steps out.
+    work
+        What is trained.
+    index
+        Number of this process.
+    models
+        The models that are its own.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer; this process ends when the pipe does
+    try:
+        bench = Bench(work, index, models)
+        pipe.send((bench.place, bench.parameters))
+        while True:
+            number, states = pipe.recv()
+            if number:
+                pipe.send([bench.play(number, model, state) for model, state in zip(models, states, strict=True)])
+            else:
+                pipe.send(bench.encode(states[0]))
+    except SilofoldError as fault:
+        pipe.send(fault)
+    except (EOFError, ConnectionError):
+        return
+
+
+class Bench:
+    """One process: the model on its device, and the images of the silos that it trains on.
+
+    Parameters
+    ----------
+    work
+        What is trained.
+    index
+        Number of the process: GPUs are dealt out in turn.
+    models
+        The models that are its own.
+
+    Attributes
+    ----------
+    place
+        What decides the bits here.
+    parameters
+        Parameters of a model.
+    """
+
+    def __init__(self, work: Work, index: int, models: Sequence[int]) -> None:
+        self._work = work
+        place = device.choose(work.settings.device, index, work.settings.local.threads)
+        self.place = device.describe(place)
+        data = work.data
+        self._model: FlatModel = build.build(work.settings.model, data.classes, data.image_shape, work.settings.seed, place)
+        self._initial = self._model.host.copy()
+        self.parameters = len(self._initial)
+        self._samples, self._test = {}, {}
+        for model in models:
+            parts = [silos.read_split(work.folder, data.silos[silo], "train", data) for silo in work.groups[model]]
+            images, labels = (np.concatenate([getattr(part, key) for part in parts]) for key in ("images", "labels"))
+            self._samples[model] = local.load(images, labels, place)
+            for silo in work.groups[model]:
+                part = silos.read_split(work.folder, data.silos[silo], "test", data)
+                self._test[silo] = local.load(part.images, part.labels, place)
+
+    def play(self, number: int, model: int, state: State | None) -> Step:
+        """Train a model for a round as a worker trains a silo, and evaluate it on the silos that are its own."""
+        settings, began = self._work.settings, time.perf_counter()
+        before = State(self._initial, None) if state is None else state
+        self._model.load(before.vector)
+        momentum = self._model.gradient.new_zeros(self._model.gradient.shape)
+        if before.momentum is not None:
+            momentum.copy_(momentum.new_tensor(before.momentum))
+        rng = seeds.generator(settings.seed, "shuffle", number, model)
+        local.seed_torch(settings.seed, number, model)
+        try:
+            outcome = self._train(model, momentum, rng)
+        except Exception as fault:  # noqa: BLE001  (a user's model may raise anything; the model of the round before stands)
+            text = (str(fault).strip().splitlines() or [""])[0]
+            outcome = local.Outcome(0, 0, 0.0, 0, time.perf_counter() - began, f"{type(fault).__name__}: {text}")
+        if outcome.reason:
+            after = before
+            self._model.load(before.vector)
+        else:
+            self._model.to_host()
+            after = State(self._model.host.copy(), momentum.cpu().numpy() if settings.local.keep_momentum else None)
+        trained = time.perf_counter()
+        due = number % settings.rounds.evaluate_every == 0 or number == settings.rounds.count
+        tests = {silo: self._test[silo] for silo in self._work.groups[model]} if due else {}
+        scores = tuple(Score(silo, *local.evaluate(self._model, samples)) for silo, samples in tests.items())
+        return Step(after, outcome, scores, trained - began, time.perf_counter() - trained)
+
+    def _train(self, model: int, momentum: Any, rng: np.random.Generator) -> local.Outcome:
+        """Train on one silo as a worker does; on several pooled, in pieces of the silos' sizes drawn anew in each epoch."""
+        samples, settings = self._samples[model], self._work.settings.local
+        group = self._work.groups[model]
+        if len(group) == 1:
+            return local.train(self._model, samples, settings, momentum, rng, math.inf)
+        once = msgspec.structs.replace(settings, epochs=1)
+        cuts = np.cumsum([self._work.data.silos[silo].train.examples for silo in group])[:-1]
+        done = []
+        for _ in range(settings.epochs):
+            for piece in np.split(rng.permutation(len(samples.labels)), cuts):
+                part = local.Samples(samples.images[piece], samples.labels[piece])
+                done.append(local.train(self._model, part, once, momentum, rng, math.inf))
+        steps, seen, correct = (sum(getattr(one, key) for one in done) for key in ("steps", "seen", "correct"))
+        loss, seconds = (math.fsum(getattr(one, key) for one in done) for key in ("loss_sum", "seconds"))
+        return local.Outcome(steps, seen, loss, correct, seconds, next((one.reason for one in done if one.reason), ""))
+
+    def encode(self, state: State) -> bytes:
+        """Encode a model as a file for torch.load."""
+        self._model.load(state.vector)
+        return self._model.encode()
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def _begin(target: RunFolder, work: Work, kind: str) -> tuple[list[State | None], list[Summary]]:
+    """Take the run folder, and go on after the newest sound checkpoint in it, if there is one."""
+    if not target.claim():
+        return [None] * len(work.groups), []
+    record = target.read_record()
+    changes = config.differences(config.resolve(record["settings"], str(target.record)), work.settings)
+    if record.get("baseline") != kind:
+        changes.append(f"the kind of run: {record.get('baseline', 'federated')} -> {kind}")
+    if record["data_digest"] != work.data.digest:
+        changes.append("data: other silos")
+    if changes:
+        raise RunFolderError(f"{target.path}: the run in it was started with others: " + "; ".join(changes))
+    checkpoint.clear_drafts(target.checkpoints)
+    for path in checkpoint.found(target.checkpoints):
+        try:
+            manifest = checkpoint.read_manifest(path)
+            checkpoint.check_files(path, manifest, manifest.files)
+            states = [_state(path, manifest, model) for model in range(len(work.groups))]
+        except CheckpointError as fault:
+            sys.stderr.write(f"silofold: {fault}; trying the checkpoint before\n")
+            continue
+        earlier = [summary for summary in history.read(target.metrics) if summary.round <= manifest.round]
+        if len(earlier) == manifest.round:
+            return list(states), earlier
+    return [None] * len(work.groups), []
+
+
+def _state(path: Path, manifest: checkpoint.Manifest, model: int) -> State:
+    vector = checkpoint.read_shards(path, manifest, slice(*manifest.bounds[model]))["model"]
+    name = f"silo_{model}.h5"
+    return State(vector, checkpoint.read_arrays(path / name)["momentum"] if name in manifest.files else None)
+
+
+def _save(target: RunFolder, work: Work, summary: Summary, states: Sequence[State]) -> None:
+    """Write a checkpoint in which each model is a shard of one long vector."""
+    draft = checkpoint.draft_of(target.checkpoints, summary.round)
+    files = [checkpoint.write_arrays(draft, f"shard_{i}.h5", {"model": state.vector}) for i, state in enumerate(states)]
+    files += [
+        checkpoint.write_arrays(draft, f"silo_{i}.h5", {"momentum": state.momentum})
+        for i, state in enumerate(states) if state.momentum is not None
+    ]  # fmt: skip
+    size = len(states[0].vector)
+    manifest = checkpoint.Manifest(
+        schema=checkpoint.SCHEMA,
+        round=summary.round,
+        counted=summary.round,
+        voids=0,
+        parameters=size * len(states),
+        bounds=[(i * size, (i + 1) * size) for i in range(len(states))],
+        model_sha256=summary.model_sha256,
+        settings=msgspec.to_builtins(work.settings),
+        data_digest=work.data.digest,
+        files={file.file: file.sha256 for file in files},
+    )
+    checkpoint.publish(target.checkpoints, manifest, work.settings.rounds.keep_checkpoints)
+
+
+def _digest(states: Sequence[State]) -> str:
+    return sha256(*(state.vector.astype("<f4", copy=False).data for state in states))
+
+
+def _summarise(work: Work, number: int, steps: Sequence[Step], seconds: float) -> Summary:
+    scores = {score.silo: score for step in steps for score in step.scores}
+    share = measures.count(*(sum(getattr(score, key) for score in scores.values()) for key in ("correct", "examples")))
+    good = [step for step in steps if not step.outcome.reason]
+    seen = sum(step.outcome.seen for step in good)
+    home = {silo: model for model, group in enumerate(work.groups) for silo in group}
+    return Summary(
+        round=number,
+        void=False,
+        cohort=sorted(home),
+        accepted=[silo for silo in sorted(home) if not steps[home[silo]].outcome.reason],
+        train_loss=sum(step.outcome.loss_sum for step in good) / seen if seen else None,
+        accuracy=share.accuracy,
+        accuracy_low=share.low,
+        accuracy_high=share.high,
+        test_loss=sum(scores[silo].loss_sum for silo in sorted(scores)) / share.examples if share.examples else None,
+        test_examples=share.examples,
+        silos=[_silo(work, silo, steps[home[silo]].outcome, scores.get(silo)) for silo in sorted(home)],
+        seconds=Phases(
+            broadcast=0.0, evaluate=max(step.evaluate_seconds for step in steps), train=max(s.train_seconds for s in steps),
+            wait=0.0, reduce=0.0, apply=0.0, total=seconds,
+        ),
+        bytes_down=0,
+        bytes_up=0,
+        model_sha256=_digest([step.state for step in steps]),
+        shard_sha256=[_digest([step.state]) for step in steps],
+    )  # fmt: skip
+
+
+def _silo(work: Work, silo: int, outcome: local.Outcome, score: Score | None) -> SiloSummary:
+    info = work.data.silos[silo]
+    return SiloSummary(
+        silo=silo,
+        name=info.name,
+        accuracy=score.correct / score.examples if score and score.examples else None,
+        test_examples=info.test.examples,
+        train_examples=info.train.examples,
+        train_loss=outcome.loss_sum / outcome.seen if outcome.seen and not outcome.reason else None,
+        reason=outcome.reason,
+    )
+
+
+def _record(work: Work, kind: str, start: int, crew: Crew) -> dict[str, Any]:
+    """Say in ``run.json`` what is needed to judge the baseline or to repeat it."""
+    return run.facts(work.settings, work.data, start, crew.parameters) | {
+        "baseline": kind,
+        "steps_a_round": sum(work.steps),
+        "ranks": [{"rank": index, "role": f"process_{index}"} | place for index, place in enumerate(crew.places)],
+    }
