@@ -2,8 +2,8 @@
 
 ``local`` trains one model a silo, each on its own images alone. ``central`` trains one model on the images of all silos
 together, in as many steps as the silos take together, with batches of the same sizes. Model, seed, local training and
-rounds are those of the settings; cohort, strategy and server optimizer have no part in it. No MPI: the models are trained in processes of
-this machine, each of which ends by itself when the first one is gone.
+rounds are those of the settings; cohort, strategy and server optimizer have no part in it. No MPI: the models are trained
+in processes of this machine, each of which ends by itself when the first one is gone.
 """
 
 from __future__ import annotations
