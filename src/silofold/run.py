@@ -28,7 +28,7 @@ from silofold.comm.fabric import Fabrics
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RunFolderError, SchemaError, SilofoldError
 from silofold.messages import Summary
-from silofold.record import checkpoint, history, log
+from silofold.record import checkpoint, history, log, surroundings
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job
 from silofold.roles.scheduler import Scheduler
@@ -148,6 +148,10 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
     settings, data, script = _read_inputs(world, request)
     with world.together():
         layout = topology.Layout(world.size, settings.roles.servers)
+        if layout.role(world.rank)[0] == "worker":
+            from silofold.training import instruction_set  # noqa: PLC0415  (training: on workers alone)
+
+            instruction_set.pin(settings.local.cpu_isa)  # before a plug-in can import torch
         job = Job(
             settings=settings,
             layout=layout,
@@ -181,7 +185,7 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
     environment = _environment(hosts[world.rank], trainee)
     people = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
     with world.together():
-        role = _make_role(world, job, beginning, slices, vectors, trainee, people)
+        role = _make_role(world, job, request, beginning, slices, vectors, trainee, people)
     fabrics = Fabrics(world, layout, slices)
     logger.info("ready after %.1f s", time.time() - began)
     if world.rank == 0:
@@ -367,6 +371,7 @@ def _initial_slices(world: World, job: Job, vector: NDArray[np.float32] | None, 
 def _make_role(
     world: World,
     job: Job,
+    request: Request,
     beginning: Beginning,
     slices: list[slice],
     mine: NDArray[np.float32],
@@ -377,7 +382,7 @@ def _make_role(
     kind, index = job.layout.role(world.rank)
     path = checkpoint.folder_of(job.folder.checkpoints, beginning.after)
     if kind == "scheduler":
-        return _make_scheduler(world, job, slices, people)
+        return _make_scheduler(world, job, request, slices, people)
     if kind == "server":
         state = None
         if beginning.manifest:
@@ -401,7 +406,9 @@ def _make_role(
     return worker
 
 
-def _make_scheduler(world: World, job: Job, slices: list[slice], people: list[dict[str, Any]]) -> Scheduler:
+def _make_scheduler(
+    world: World, job: Job, request: Request, slices: list[slice], people: list[dict[str, Any]]
+) -> Scheduler:
     settings: dict[str, Any] = msgspec.to_builtins(job.settings)
     earlier = [] if job.start_round == 1 else history.read(job.folder.metrics)
     earlier = [summary for summary in earlier if summary.round < job.start_round]
@@ -411,13 +418,26 @@ def _make_scheduler(world: World, job: Job, slices: list[slice], people: list[di
         )
     sinks = [plugins.load("sink", table) for table in job.settings.sinks]
     try:
-        job.folder.write_record(_record(job, slices, people))
+        present = _record(job, slices, people)
+        changes = _changed_surroundings(job, request, present)
+        job.folder.write_record(present)
         record = history.History(job.folder.metrics, earlier)
         for sink in sinks:
             sink.open(job.folder.path, earlier)
     except OSError as fault:
         raise RunFolderError(f"{fault.filename or job.folder.path}: {fault.strerror}") from None
-    return Scheduler(world, job, record, sinks, settings, slices)
+    return Scheduler(world, job, record, sinks, settings, slices, changes)
+
+
+def _changed_surroundings(job: Job, request: Request, present: dict[str, Any]) -> list[str]:
+    """Warn, before the first round, of what makes other bits than those of the run that is replayed or resumed likely."""
+    earlier = RunFolder(request.replay) if request.replay else job.folder
+    changes = surroundings.differences(earlier.read_record(), present) if earlier.record.exists() else []
+    if changes:
+        logger.warning("the environment is not that of the recorded run: %s", "; ".join(changes))
+    if unequal := surroundings.unequal(present):
+        logger.warning("workers are unequal, so other numbers of ranks may give other bits: %s", "; ".join(unequal))
+    return changes
 
 
 def _introduce(job: Job, parameters: int, people: list[dict[str, Any]]) -> None:
@@ -463,8 +483,6 @@ def facts(settings: config.Settings, data: silos.Manifest, start_round: int, par
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
-            "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
         },
     }
 

@@ -64,6 +64,8 @@ class Scheduler:
         The resolved settings as plain values, for the checkpoints' manifests.
     slices
         Slice of each shard in the flat vector.
+    changes
+        How the environment differs from that of the run that is replayed.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class Scheduler:
         sinks: Sequence[Sink],
         settings: dict[str, Any],
         slices: Sequence[slice],
+        changes: Sequence[str],
     ) -> None:
         self._world, self._job, self._history, self._sinks = world, job, history, sinks
-        self._settings, self._slices = settings, slices
+        self._settings, self._slices, self._changes = settings, slices, changes
         self._cohort: Cohort = plugins.load("cohort", job.settings.cohort)
         self.vector: NDArray[np.float32] = np.empty(0, np.float32)
         self._hosted = dict(zip(job.layout.worker_ranks, job.hosted, strict=True))
@@ -337,7 +340,7 @@ class Scheduler:
             sink.write(summary)
         logger.info("round %d: %s", summary.round, "void" if summary.void else f"accuracy {summary.accuracy}")
         if self._job.script:
-            _compare(self._job.script[summary.round], summary)
+            _compare(self._job.script[summary.round], summary, self._changes)
 
     def _publish_checkpoint(self) -> None:
         """Publish the checkpoint once all its parts are on disk and its round is recorded."""
@@ -370,7 +373,7 @@ def _replace(struct: T, **changes: object) -> T:
     return msgspec.structs.replace(struct, **changes)
 
 
-def _compare(recorded: Summary, found: Summary) -> None:
+def _compare(recorded: Summary, found: Summary, changes: Sequence[str]) -> None:
     """Compare a replayed round with the recorded one.
 
     Raises
@@ -387,5 +390,6 @@ def _compare(recorded: Summary, found: Summary) -> None:
         shards = f"shard {different[0]}" if different else "no shard: the recorded model digest itself was changed"
     raise ReplayError(
         f"different: round {found.round}, {shards}: the model is {found.model_sha256[:16]}…, "
-        f"recorded is {recorded.model_sha256[:16]}…"
+        f"recorded is {recorded.model_sha256[:16]}…; "
+        f"environment: {'; '.join(changes) or 'torch, CPU, numpy and MPI are those of the record'}"
     )

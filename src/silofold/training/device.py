@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from silofold.errors import ConfigError
+from silofold.training import instruction_set
 
 
 def choose(setting: str, local_index: int, threads: int) -> torch.device:
@@ -45,4 +46,6 @@ def describe(device: torch.device) -> dict[str, str]:
         "hardware": name,
         "torch": str(torch.__version__),
         "threads": str(torch.get_num_threads()),
+        "cpu": instruction_set.cpu()[0],
+        **instruction_set.variables(),
     }
