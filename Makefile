@@ -41,7 +41,7 @@ test: $(READY) ## every test: units, MPI programs, whole runs
 
 test-mpich: ## MPI programs and whole runs once more, on MPICH, in an environment of its own: .venv-mpich
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
-	.venv-mpich/bin/pytest tests/mpi tests/e2e/test_train.py tests/e2e/test_bad_input.py --durations=5
+	.venv-mpich/bin/pytest tests/mpi tests/e2e -k 'not data_tools and not serial and not tutorial' --durations=5
 
 clean: ## remove what demo, builds and tools left; the environment stays
 	@rm -rf demo build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

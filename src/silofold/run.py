@@ -239,7 +239,9 @@ def read_settings(request: Request) -> config.Settings:
     recorded = RunFolder(source).read_record().get("settings", {})
     tree = config.merge(recorded, overrides)
     if request.replay:
-        tree = config.merge(tree, ["rounds.checkpoint_every=0", "rounds.worker_checkpoints=false"])
+        # who took part is on record: a slower machine must not turn it into another run
+        patient = ["rounds.start_quorum=1.0", "rounds.start_window=300.0", "rounds.update_window=86400.0"]
+        tree = config.merge(tree, ["rounds.checkpoint_every=0", "rounds.worker_checkpoints=false", *patient])
     return config.resolve(tree, str(RunFolder(source).record))
 
 

@@ -388,6 +388,8 @@ def _compare(recorded: Summary, found: Summary, changes: Sequence[str]) -> None:
         pairs = zip(found.shard_sha256, recorded.shard_sha256, strict=True)
         different = [str(index) for index, (now, then) in enumerate(pairs) if now != then]
         shards = f"shard {different[0]}" if different else "no shard: the recorded model digest itself was changed"
+    if missing := sorted(set(recorded.accepted) - set(found.accepted)):
+        shards += f"; not accepted this time: silos {', '.join(map(str, missing))}"
     raise ReplayError(
         f"different: round {found.round}, {shards}: the model is {found.model_sha256[:16]}…, "
         f"recorded is {recorded.model_sha256[:16]}…; "
