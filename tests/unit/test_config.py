@@ -49,6 +49,7 @@ def test_defaults() -> None:
         "keep_momentum": False,
         "drop_last": False,
         "threads": 1,
+        "cpu_isa": "auto",
     }
     assert (settings.model, settings.cohort) == ({"name": "lenet"}, {"name": "all"})
     assert (settings.strategy, settings.server_optimizer) == ({"name": "mean"}, {"name": "sgd"})
@@ -118,7 +119,7 @@ def test_an_override_through_a_value(override: str) -> None:
     [
         ("sede = 1", "run.toml: unknown key sede; did you mean 'seed'?"),
         ("[rounds]\ncuont = 1", "run.toml: unknown key rounds.cuont; did you mean 'count'?"),
-        ("[local]\nlearning-rate = 1", "run.toml: unknown key local.learning-rate; known: batch_size, drop_last, epochs"),
+        ("[local]\nlearning-rate = 1", "run.toml: unknown key local.learning-rate; known: batch_size, cpu_isa, drop_last"),
         ("[data]\npath = 'x'", "run.toml: unknown key data.path; known: folder"),
     ],
 )
