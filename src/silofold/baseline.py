@@ -28,7 +28,7 @@ from silofold.evaluation import measures
 from silofold.messages import Phases, Score, SiloSummary, Summary, sha256
 from silofold.record import checkpoint, history, rundir
 from silofold.record.rundir import RunFolder
-from silofold.training import build, device, local
+from silofold.training import build, device, instruction_set, local
 
 if TYPE_CHECKING:
     import argparse
@@ -189,6 +189,7 @@ class Crew:
     """
 
     def __init__(self, work: Work, workers: int) -> None:
+        instruction_set.pin(work.settings.local.cpu_isa, for_children=True)
         context = multiprocessing.get_context("spawn")
         self._homes = topology.assign_silos(work.examples, workers)
         self._pipes: list[Connection] = []

@@ -33,7 +33,7 @@ FLAGS: dict[InstructionSet, frozenset[str]] = {
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def pin(wanted: InstructionSet, flags: AbstractSet[str] | None = None) -> None:
+def pin(wanted: InstructionSet, flags: AbstractSet[str] | None = None, *, for_children: bool = False) -> None:
     """Set the variables of this process; must come before torch.
 
     Parameters
@@ -42,6 +42,8 @@ def pin(wanted: InstructionSet, flags: AbstractSet[str] | None = None) -> None:
         ``local.cpu_isa``; ``auto`` leaves all to the libraries.
     flags
         Flags of the CPU as the kernel names them; none: those of this machine.
+    for_children
+        Whether processes that this one is going to start shall train, and not this one itself.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def pin(wanted: InstructionSet, flags: AbstractSet[str] | None = None) -> None:
             f'local.cpu_isa = "{wanted}": the CPU ({cpu()[0]}) lacks {", ".join(sorted(missing))}; expected one that all '
             "workers have"
         )
-    if "torch" in sys.modules:
+    if "torch" in sys.modules and not for_children:
         raise ConfigError(f'local.cpu_isa = "{wanted}": torch was imported before it could be pinned, by a module of yours?')
     for name, value in VARIABLES[wanted].items():
         if os.environ.get(name, value) != value:
