@@ -17,7 +17,7 @@ import pytest
 from msgspec import inspect
 
 from silofold import cli, config, plugins
-from silofold.messages import Phases, SiloSummary, Summary
+from silofold.messages import Phases, RankPhases, SiloSummary, Summary
 from silofold.record.sinks import csv
 
 if TYPE_CHECKING:
@@ -212,7 +212,9 @@ def test_settings_that_other_pages_name_exist() -> None:
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("heading", "struct"), [("metrics.jsonl", Summary), ("silos", SiloSummary), ("seconds", Phases)])
+@pytest.mark.parametrize(
+    ("heading", "struct"), [("metrics.jsonl", Summary), ("silos", SiloSummary), ("seconds", Phases), ("ranks", RankPhases)]
+)
 def test_metrics_are_documented(heading: str, struct: type[msgspec.Struct]) -> None:
     found = [row[0].strip("`") for row in rows(headed("docs/metrics.md")[heading])]
     assert found == [field.name for field in msgspec.structs.fields(struct)]

@@ -25,7 +25,7 @@ from silofold import config, plugins, run, seeds, topology
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SilofoldError
 from silofold.evaluation import measures
-from silofold.messages import Phases, Score, SiloSummary, Summary, sha256
+from silofold.messages import Phases, RankPhases, Score, SiloSummary, Summary, sha256
 from silofold.record import checkpoint, history, rundir
 from silofold.record.rundir import RunFolder
 from silofold.training import build, device, instruction_set, local
@@ -131,7 +131,7 @@ def _play(
         began = time.monotonic()
         steps = crew.play(number, states)
         states = after = [step.state for step in steps]
-        summary = _summarise(work, number, steps, time.monotonic() - began)
+        summary = _summarise(work, number, crew.homes, steps, time.monotonic() - began)
         last = number == rounds.count
         if last and len(after) == 1:
             rundir.write_atomically(target.model, crew.encode(after[0]))
@@ -186,15 +186,17 @@ class Crew:
         Device, hardware, torch and threads of each process.
     parameters
         Parameters of one model.
+    homes
+        Models of each process.
     """
 
     def __init__(self, work: Work, workers: int) -> None:
         instruction_set.pin(work.settings.local.cpu_isa, for_children=True)
         context = multiprocessing.get_context("spawn")
-        self._homes = topology.assign_silos(work.examples, workers)
+        self.homes = topology.assign_silos(work.examples, workers)
         self._pipes: list[Connection] = []
         self._processes = []
-        for index, models in enumerate(self._homes):
+        for index, models in enumerate(self.homes):
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, work, index, models), daemon=True)
             process.start()
@@ -219,10 +221,10 @@ class Crew:
 
     def play(self, number: int, states: Sequence[State | None]) -> list[Step]:
         """Train every model for a round; None stands for a model as the seed makes it."""
-        for pipe, models in zip(self._pipes, self._homes, strict=True):
+        for pipe, models in zip(self._pipes, self.homes, strict=True):
             pipe.send((number, [states[model] for model in models]))
         steps: dict[int, Step] = {}
-        for index, models in enumerate(self._homes):
+        for index, models in enumerate(self.homes):
             steps |= dict(zip(models, self._answer(index), strict=True))
         return [steps[model] for model in sorted(steps)]
 
@@ -424,7 +426,7 @@ def _digest(states: Sequence[State]) -> str:
     return sha256(*(state.vector.astype("<f4", copy=False).data for state in states))
 
 
-def _summarise(work: Work, number: int, steps: Sequence[Step], seconds: float) -> Summary:
+def _summarise(work: Work, number: int, homes: Sequence[tuple[int, ...]], steps: Sequence[Step], seconds: float) -> Summary:
     scores = {score.silo: score for step in steps for score in step.scores}
     share = measures.count(*(sum(getattr(score, key) for score in scores.values()) for key in ("correct", "examples")))
     good = [step for step in steps if not step.outcome.reason]
@@ -443,9 +445,18 @@ def _summarise(work: Work, number: int, steps: Sequence[Step], seconds: float) -
         test_examples=share.examples,
         silos=[_silo(work, silo, steps[home[silo]].outcome, scores.get(silo)) for silo in sorted(home)],
         seconds=Phases(
-            broadcast=0.0, evaluate=max(step.evaluate_seconds for step in steps), train=max(s.train_seconds for s in steps),
+            broadcast=0.0, evaluate=max(sum(steps[m].evaluate_seconds for m in models) for models in homes),
+            train=max(sum(steps[m].train_seconds for m in models) for models in homes),
             wait=0.0, reduce=0.0, apply=0.0, total=seconds,
         ),
+        ranks=[
+            RankPhases(
+                role=f"process_{index}",
+                train=sum(steps[model].train_seconds for model in models),
+                evaluate=sum(steps[model].evaluate_seconds for model in models),
+            )
+            for index, models in enumerate(homes)
+        ],
         bytes_down=0,
         bytes_up=0,
         model_sha256=_digest([step.state for step in steps]),

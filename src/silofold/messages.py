@@ -186,6 +186,18 @@ class Phases(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
 
+class RankPhases(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the seconds of one rank's round went; phases that a rank has no part in are 0."""
+
+    role: str
+    """Role and index, as its folder in the run folder is named."""
+    broadcast: float = 0.0
+    evaluate: float = 0.0
+    train: float = 0.0
+    reduce: float = 0.0
+    apply: float = 0.0
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """One line of ``metrics.jsonl``; see docs/metrics.md for each key."""
 
@@ -201,6 +213,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     test_examples: int
     silos: list[SiloSummary]
     seconds: Phases
+    ranks: list[RankPhases] = []
     bytes_down: int
     bytes_up: int
     model_sha256: str

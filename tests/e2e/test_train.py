@@ -63,6 +63,9 @@ def test_leaves_what_it_promises(reference: Path) -> None:
         assert entry["accuracy"] == pytest.approx(correct / entry["test_examples"])
         assert entry["accuracy_low"] < entry["accuracy"] <= entry["accuracy_high"] <= 1
         assert entry["seconds"]["total"] >= entry["seconds"]["train"] > 0
+        assert [rank["role"] for rank in entry["ranks"]] == ["server_0", "worker_0", "worker_1"]
+        for phase in ("broadcast", "evaluate", "train", "reduce", "apply"):
+            assert entry["seconds"][phase] == max(rank[phase] for rank in entry["ranks"])
         assert entry["bytes_up"] == 2 * entry["bytes_down"] > 0  # int64 up, float32 down
     with (reference / "metrics.csv").open() as file:
         assert [row["model_sha256"] for row in csv.DictReader(file)] == [entry["model_sha256"] for entry in entries]

@@ -19,6 +19,7 @@ from silofold.messages import (
     Evaluation,
     Phases,
     Plan,
+    RankPhases,
     Ready,
     Reports,
     Saved,
@@ -293,11 +294,29 @@ class Scheduler:
                 apply=max((message.apply_seconds for message in applied), default=0.0),
                 total=0.0,
             ),
+            ranks=self._rank_phases(),
             bytes_down=4 * parameters * len(plan.workers),
             bytes_up=width * parameters * senders if tally.quorum_met else 0,
             model_sha256="",
             shard_sha256=[self._applied[shard].sha256 for shard in sorted(self._applied)],
         )
+
+    def _rank_phases(self) -> list[RankPhases]:
+        layout = self._job.layout
+        servers = [
+            RankPhases(role=layout.title(rank), reduce=found.reduce_seconds, apply=found.apply_seconds)
+            for shard, rank in enumerate(layout.server_ranks) if (found := self._applied.get(shard))
+        ]  # fmt: skip
+        workers = [
+            RankPhases(
+                role=layout.title(rank),
+                broadcast=found.broadcast_seconds,
+                evaluate=found.seconds,
+                train=self._reports[rank].seconds if rank in self._reports else 0.0,
+            )
+            for rank, found in sorted(self._evaluations.items())
+        ]
+        return servers + workers
 
     def _silo_summary(self, silo: int, report: Report | None, verdict: Verdict) -> SiloSummary:
         info = self._job.data.silos[silo]
