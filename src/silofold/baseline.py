@@ -394,7 +394,7 @@ def _begin(target: RunFolder, work: Work, kind: str) -> tuple[list[State | None]
 
 def _state(path: Path, manifest: checkpoint.Manifest, model: int) -> State:
     vector = checkpoint.read_shards(path, manifest, slice(*manifest.bounds[model]))["model"]
-    name = f"silo_{model}.h5"
+    name = checkpoint.silo_name(model)
     return State(vector, checkpoint.read_arrays(path / name)["momentum"] if name in manifest.files else None)
 
 
@@ -403,7 +403,7 @@ def _save(target: RunFolder, work: Work, summary: Summary, states: Sequence[Stat
     draft = checkpoint.draft_of(target.checkpoints, summary.round)
     files = [checkpoint.write_arrays(draft, f"shard_{i}.h5", {"model": state.vector}) for i, state in enumerate(states)]
     files += [
-        checkpoint.write_arrays(draft, f"silo_{i}.h5", {"momentum": state.momentum})
+        checkpoint.write_arrays(draft, checkpoint.silo_name(i), {"momentum": state.momentum})
         for i, state in enumerate(states) if state.momentum is not None
     ]  # fmt: skip
     size = len(states[0].vector)

@@ -39,6 +39,10 @@ class Plan(Message, frozen=True):
     """Whether the arriving model (of the round before) is evaluated."""
     checkpoint: bool
     """Whether the arriving model is written as a checkpoint."""
+    carried: tuple[int, ...]
+    """Silos whose kept momentum is out of reach and unchanged: the servers copy it from the checkpoint before."""
+    carried_from: int
+    """Round of that checkpoint."""
     last: bool
     """Whether the run ends once the model has arrived and been evaluated: nothing is trained."""
 

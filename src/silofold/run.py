@@ -384,7 +384,7 @@ def _make_role(
     kind, index = job.layout.role(world.rank)
     path = checkpoint.folder_of(job.folder.checkpoints, beginning.after)
     if kind == "scheduler":
-        return _make_scheduler(world, job, request, slices, people)
+        return _make_scheduler(world, job, request, slices, people, beginning.manifest)
     if kind == "server":
         state = None
         if beginning.manifest:
@@ -398,7 +398,7 @@ def _make_role(
     model, held, _ = trainee
     momenta = {}
     if beginning.manifest:
-        files = {silo: f"silo_{silo}.h5" for silo in held}
+        files = {silo: checkpoint.silo_name(silo) for silo in held}
         momenta = {
             silo: checkpoint.read_arrays(path / name)["momentum"]
             for silo, name in files.items()
@@ -409,7 +409,12 @@ def _make_role(
 
 
 def _make_scheduler(
-    world: World, job: Job, request: Request, slices: list[slice], people: list[dict[str, Any]]
+    world: World,
+    job: Job,
+    request: Request,
+    slices: list[slice],
+    people: list[dict[str, Any]],
+    resumed: checkpoint.Manifest | None,
 ) -> Scheduler:
     settings: dict[str, Any] = msgspec.to_builtins(job.settings)
     earlier = [] if job.start_round == 1 else history.read(job.folder.metrics)
@@ -428,7 +433,7 @@ def _make_scheduler(
             sink.open(job.folder.path, earlier)
     except OSError as fault:
         raise RunFolderError(f"{fault.filename or job.folder.path}: {fault.strerror}") from None
-    return Scheduler(world, job, record, sinks, settings, slices, changes)
+    return Scheduler(world, job, record, sinks, settings, slices, resumed, changes)
 
 
 def _changed_surroundings(job: Job, request: Request, present: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EACH: list[AnyMessage] = [
     Ready("worker_3"),
-    Plan(4, (2, 3), (0, 5, 7), 2**40, 0.5, evaluate=True, checkpoint=False, last=True),
+    Plan(4, (2, 3), (0, 5, 7), 2**40, 0.5, evaluate=True, checkpoint=False, carried=(1,), carried_from=2, last=True),
     Evaluation(4, "ab", 0.5, 0.25, (Score(0, 10, 9, 1.5), Score(7, 0, 0, 0.0))),
     Reports(4, 1.5, (Report(0, 10, 2, 20, 3.5, 7, 0.5, finished=True),)),
     Reports(4, 0.0, (Report(7, 9, 0, 0, 0.0, 0, 0.0, finished=False, reason="é"),)),

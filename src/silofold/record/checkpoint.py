@@ -9,8 +9,8 @@ cut, so a run resumes on any number of servers and workers.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST = "manifest.json"
 PREFIX = "round_"
-READ_BLOCK = 2**22
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +65,11 @@ def draft_of(checkpoints: Path, number: int) -> Path:
     return checkpoints / f".{PREFIX}{number:05d}.tmp"
 
 
+def silo_name(silo: int) -> str:
+    """Name the file of a silo's kept momentum."""
+    return f"silo_{silo}.h5"
+
+
 def write_arrays(folder: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> SavedFile:
     """Write named arrays as one HDF5 file of a draft and make it durable.
 
@@ -88,21 +92,60 @@ def write_arrays(folder: Path, name: str, arrays: Mapping[str, NDArray[Any]]) ->
     CheckpointError
         The file cannot be written: the disk is full, say.
     """
-    image = io.BytesIO()  # HDF5 seeks and rewrites: in memory the digest costs no second read of the disk
-    with h5py.File(image, "w") as file:
-        for key, array in arrays.items():
-            file.create_dataset(key, data=array, track_times=False)
-    data = image.getbuffer()
     path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as target:
-            target.write(data)
-            target.flush()
-            os.fsync(target.fileno())
+        with h5py.File(path, "w", locking=False) as file:  # some network file systems have no locks; the draft is ours
+            for key, array in arrays.items():
+                file.create_dataset(key, data=array, track_times=False)
+        return SavedFile(name, _made_durable(path))
+    except (OSError, RuntimeError) as fault:  # RuntimeError: HDF5 met the full disk when it closed the file
+        raise CheckpointError(f"{path}: cannot write the checkpoint: {_reason(fault)}") from None
+
+
+def carry(folder: Path, name: str, draft: Path) -> SavedFile:
+    """Copy a file of an earlier checkpoint into a draft, where what it holds has not changed since.
+
+    A copy and no second name of the same file: one damaged block must not take two checkpoints.
+
+    Parameters
+    ----------
+    folder
+        The earlier checkpoint.
+    name
+        The file in it.
+    draft
+        The draft; made if it is not there.
+
+    Returns
+    -------
+    SavedFile
+        Name, and sha256 of the copy: compare it with the earlier manifest.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be read or written.
+    """
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, draft / name)
+        return SavedFile(name, _made_durable(draft / name))
     except OSError as fault:
-        raise CheckpointError(f"{path}: cannot write the checkpoint: {fault.strerror}") from None
-    return SavedFile(name, hashlib.sha256(data).hexdigest())
+        raise CheckpointError(f"{draft / name}: cannot copy it from {folder}: {_reason(fault)}") from None
+
+
+def _made_durable(path: Path) -> str:
+    """Wait until a file is on disk and return the sha256 of what it holds."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(fault: Exception) -> str:
+    """Cut the reason out of what HDF5 makes of an error of the system."""
+    told = re.search(r"error message = '([^']*)'", str(fault))
+    return told[1] if told else getattr(fault, "strerror", None) or str(fault).partition("\n")[0]
 
 
 def publish(checkpoints: Path, manifest: Manifest, keep: int) -> Path:
@@ -190,14 +233,12 @@ def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
         A file is missing or is not what was written.
     """
     for name in names:
-        digest = hashlib.sha256()
         try:
             with (folder / name).open("rb") as file:
-                while block := file.read(READ_BLOCK):
-                    digest.update(block)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as fault:
             raise CheckpointError(f"{folder / name}: {fault.strerror}") from None
-        if digest.hexdigest() != manifest.files[name]:
+        if digest != manifest.files[name]:
             raise CheckpointError(f"{folder / name}: damaged: its sha256 is not the one in {MANIFEST}")
 
 

@@ -65,6 +65,8 @@ class Scheduler:
         The resolved settings as plain values, for the checkpoints' manifests.
     slices
         Slice of each shard in the flat vector.
+    resumed
+        Manifest of the checkpoint that the run goes on from; none in a new run.
     changes
         How the environment differs from that of the run that is replayed.
     """
@@ -77,6 +79,7 @@ class Scheduler:
         sinks: Sequence[Sink],
         settings: dict[str, Any],
         slices: Sequence[slice],
+        resumed: checkpoint.Manifest | None,
         changes: Sequence[str],
     ) -> None:
         self._world, self._job, self._history, self._sinks = world, job, history, sinks
@@ -93,6 +96,9 @@ class Scheduler:
         self._saved: dict[str, Saved] = {}
         self._plan: Plan | None = None
         self._checkpoint: tuple[Plan, set[str]] | None = None
+        self._last_checkpoint, self._overdue = resumed, False
+        self._moved: dict[int, int] = {}
+        """Round in which each silo's update was last accepted, since the start."""
         self._verdict: Verdict | None = None
         self._summary: Summary | None = None
         self._began = self._closed = 0.0
@@ -121,6 +127,7 @@ class Scheduler:
             )
         last = self._is_over()
         cohort = [] if last else self._draw(silos)
+        carried = self._carried(set(range(len(self._job.data.silos))) - set(silos))
         plan = Plan(
             round=self._number,
             workers=tuple(present),
@@ -128,7 +135,9 @@ class Scheduler:
             total_weight=sum(self._job.strategy.weight(self._job.examples[silo]) for silo in cohort),
             window=rounds.update_window,
             evaluate=self._number > 1 and (last or (self._number - 1) % rounds.evaluate_every == 0),
-            checkpoint=self._checkpoint_due(last=last, complete=len(present) == len(workers)),
+            checkpoint=self._checkpoint_due(last=last, complete=carried is not None),
+            carried=carried or (),
+            carried_from=self._last_checkpoint.round if self._last_checkpoint else 0,
             last=last,
         )
         self._begin(plan)
@@ -183,6 +192,8 @@ class Scheduler:
     def record(self, plan: Plan, tally: Tally) -> None:
         """Summarise the round, but for the evaluation: that comes with the next one."""
         self._summary = self._summarise(plan, tally)
+        if tally.quorum_met:
+            self._moved |= dict.fromkeys(tally.accepted, plan.round)
         self._number += 1
         self._voids = self._voids + 1 if self._summary.void else 0
         self._counted += not self._summary.void or self._job.settings.rounds.count_void
@@ -242,11 +253,22 @@ class Scheduler:
         return self._cohort.draw(silos, seeds.generator(self._job.settings.seed, "cohort", self._number))
 
     def _checkpoint_due(self, *, last: bool, complete: bool) -> bool:
-        """Whether the arriving model is saved: not twice, and not while a silo's kept momentum is out of reach."""
+        """Whether the arriving model is saved: not twice, and later while a silo's kept momentum is out of reach."""
         done, every = self._number - 1, self._job.settings.rounds.checkpoint_every
-        if done < self._job.start_round or (self._job.settings.local.keep_momentum and not complete):
+        due = last or self._overdue or bool(every and done % every == 0)
+        if done < self._job.start_round or not due:
             return False
-        return last or bool(every and done % every == 0)
+        self._overdue = not complete
+        return complete
+
+    def _carried(self, absent: set[int]) -> tuple[int, ...] | None:
+        """Absent silos whose kept momentum the checkpoint before holds; none if one of them has moved since then."""
+        if not self._job.settings.local.keep_momentum:
+            return ()
+        before = self._last_checkpoint
+        if any(self._moved.get(silo, 0) > (before.round if before else 0) for silo in absent):
+            return None
+        return tuple(sorted(silo for silo in absent if before and checkpoint.silo_name(silo) in before.files))
 
     def _begin(self, plan: Plan) -> None:
         now = time.monotonic()
@@ -380,7 +402,17 @@ class Scheduler:
             data_digest=self._job.data.digest,
             files={entry.file: entry.sha256 for saved in self._saved.values() for entry in saved.files},
         )
+        changed = [
+            checkpoint.silo_name(silo) for silo in plan.carried
+            if self._last_checkpoint is None
+            or manifest.files[checkpoint.silo_name(silo)] != self._last_checkpoint.files[checkpoint.silo_name(silo)]
+        ]  # fmt: skip
+        if changed:
+            logger.warning("no checkpoint of round %d: %s changed in the one before", manifest.round, ", ".join(changed))
+            self._overdue = True
+            return
         checkpoint.publish(self._job.folder.checkpoints, manifest, self._job.settings.rounds.keep_checkpoints)
+        self._last_checkpoint = manifest
         slowest = max(saved.seconds for saved in self._saved.values())
         logger.info("checkpoint of round %d written (slowest rank %.3f s)", manifest.round, slowest)
 

@@ -63,10 +63,14 @@ class Server:
         if not plan.checkpoint:
             return
         begin = time.perf_counter()
-        draft = checkpoint.draft_of(self._job.folder.checkpoints, plan.round - 1)
-        saved = checkpoint.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._optimizer.state})
+        folder = self._job.folder.checkpoints
+        draft = checkpoint.draft_of(folder, plan.round - 1)
+        saved = [checkpoint.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._optimizer.state})]
+        earlier = checkpoint.folder_of(folder, plan.carried_from)
+        mine = plan.carried[self._shard :: self._job.layout.servers]
+        saved += [checkpoint.carry(earlier, checkpoint.silo_name(silo), draft) for silo in mine]
         title, seconds = self._job.layout.title(self._world.rank), time.perf_counter() - begin
-        self._world.say(Saved(plan.round - 1, title, (saved,), seconds), topology.SCHEDULER)
+        self._world.say(Saved(plan.round - 1, title, tuple(saved), seconds), topology.SCHEDULER)
 
     def train(self, plan: Plan) -> Tally:
         """Wait for the tally."""

@@ -174,7 +174,7 @@ class Worker:
             begin = time.perf_counter()
             draft = checkpoint.draft_of(folder.checkpoints, number)
             files: list[SavedFile] = [
-                checkpoint.write_arrays(draft, f"silo_{silo}.h5", {"momentum": momentum.cpu().numpy()})
+                checkpoint.write_arrays(draft, checkpoint.silo_name(silo), {"momentum": momentum.cpu().numpy()})
                 for silo, momentum in self._momenta.items()
             ]
             seconds = time.perf_counter() - begin

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -185,6 +187,32 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
     (tmp_path / "round_00001").write_bytes(b"a file")
     assert checkpoint.found(tmp_path) == []
     assert checkpoint.found(tmp_path / "nowhere") == []
+
+
+def test_a_file_that_is_carried_over(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    draft = checkpoint.draft_of(tmp_path, 6)
+    saved = checkpoint.carry(folder, "silo_2.h5", draft)
+    assert saved.sha256 == checkpoint.read_manifest(folder).files["silo_2.h5"]
+    flip(folder / "silo_2.h5")  # two files, not two names of one
+    assert hashlib.sha256((draft / "silo_2.h5").read_bytes()).hexdigest() == saved.sha256
+    assert checkpoint.carry(folder, "silo_2.h5", draft).sha256 != saved.sha256
+    with pytest.raises(CheckpointError, match=r"silo_3\.h5: cannot copy it from .*round_00005: No such file"):
+        checkpoint.carry(folder, "silo_3.h5", draft)
+
+
+@pytest.mark.parametrize("megabytes", [1, 3])
+def test_a_full_disk(megabytes: int, tmp_path: Path) -> None:
+    """Of three arrays of 2 MB the limit cuts the first, or what HDF5 writes when it closes the file."""
+    program = (
+        "import resource, pathlib, numpy, silofold.record.checkpoint as c, silofold.errors as e\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({megabytes} * 2**20,) * 2)\n"
+        f"try: c.write_arrays(pathlib.Path({str(tmp_path)!r}), 's.h5', dict.fromkeys('abc', numpy.ones(2**18)))\n"
+        "except e.CheckpointError as fault: print(fault)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == f"{tmp_path}/s.h5: cannot write the checkpoint: File too large\n"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

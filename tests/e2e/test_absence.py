@@ -1,0 +1,84 @@
+"""A worker that stops for some rounds while silos keep their momentum: checkpoints go on, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import mpirun
+from silofold import launch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SETTINGS = (
+    "rounds.count=1000", "rounds.start_quorum=0.3", "rounds.start_window=3", "rounds.update_ratio=0.3",
+    "rounds.update_window=3", "local.keep_momentum=true", "rounds.keep_checkpoints=1000", "local.epochs=1",
+)  # fmt: skip
+
+
+def rounds(out: Path) -> list[dict[str, Any]]:
+    path = out / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] if (
+        path.exists()) else []  # fmt: skip
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def files(out: Path, number: int) -> dict[str, str]:
+    manifest: dict[str, Any] = json.loads((out / "checkpoints" / f"round_{number:05d}" / "manifest.json").read_text())
+    return dict(manifest["files"])
+
+
+def test_checkpoints_while_a_worker_is_away(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    sets = [part for setting in SETTINGS for part in ("--set", setting)]
+    program = ["-m", "silofold", "train", str(recipe), "--data", str(tiny), "--out", str(out), *sets]
+    with mpirun.started(mpirun.command(5, program), launch.environment(1)):
+        until(lambda: len(rounds(out)) >= 4)
+        ranks = json.loads((out / "run.json").read_text())["ranks"]
+        away = next(rank["pid"] for rank in ranks if rank["role"] == "worker_1")
+        os.kill(away, signal.SIGSTOP)
+        until(lambda: any(len(entry["cohort"]) < 6 for entry in rounds(out)))
+        absent = next(entry["round"] for entry in rounds(out) if len(entry["cohort"]) < 6)
+        until((out / "checkpoints" / f"round_{absent + 2:05d}").exists)
+        os.kill(away, signal.SIGCONT)
+        back = len(rounds(out)) + 2
+        until(lambda: any(len(entry["cohort"]) == 6 for entry in rounds(out)[back:]))
+        for rank in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank["pid"], signal.SIGKILL)
+    entries = rounds(out)
+    gone = set(range(6)) - set(entries[absent - 1]["cohort"])
+    before = max(entry["round"] for entry in entries if gone <= set(entry["accepted"]) and entry["round"] < absent)
+    published = [int(path.name[6:]) for path in (out / "checkpoints").iterdir() if path.name.startswith("round_")]
+    assert {absent, absent + 1, absent + 2} <= set(published)
+    for number in (absent, absent + 2):
+        assert set(files(out, number)) == {"shard_0.h5", *(f"silo_{silo}.h5" for silo in range(6))}
+        for silo in range(6):
+            same = files(out, number)[f"silo_{silo}.h5"] == files(out, before)[f"silo_{silo}.h5"]
+            assert same == (silo in gone)
+    # go on from the checkpoint of a round with absences, on other ranks, and play all of it again
+    for number in published:
+        if number > absent + 1:
+            (out / "checkpoints" / f"round_{number:05d}" / "manifest.json").unlink()
+    resumed = mpirun.on_ranks(
+        6,
+        ["-m", "silofold", "train", "--resume", str(out), "--set", f"rounds.count={absent + 5}", "--set", "roles.servers=2"],
+    )
+    assert resumed.code == 0, resumed
+    assert all(len(entry["cohort"]) == 6 for entry in rounds(out)[absent + 1 :])
+    again = mpirun.run([sys.executable, "-m", "silofold", "replay", str(out), "--workers", "2"])
+    assert again.code == 0, again
+    assert f"identical: {absent + 5} rounds" in again.out
