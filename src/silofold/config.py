@@ -89,6 +89,10 @@ class Local(Section, frozen=True):
     """Whether a silo's momentum lives on from one of its accepted rounds to the next."""
     drop_last: bool = False
     """Whether an incomplete batch at the end of an epoch is skipped."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16``: torch's autocast around the forward pass of a step; parameters and evaluation stay float32."""
+    compile: bool = False
+    """Whether torch compiles the model, when a worker starts."""
     threads: Count = 1
     """torch threads of a worker. Another number gives other bits, so it is a setting and not found out."""
     cpu_isa: Literal["auto", "avx2", "avx512"] = "auto"

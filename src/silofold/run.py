@@ -310,7 +310,14 @@ def _host(world: World, job: Job, hosts: list[str]) -> tuple[FlatModel, dict[int
     workers = job.layout.worker_ranks
     beside = [rank for rank in workers if hosts[rank] == hosts[world.rank]]
     place = device.choose(job.settings.device, beside.index(world.rank), job.settings.local.threads)
-    model = build.build(job.settings.model, job.data.classes, job.data.image_shape, job.settings.seed, place)
+    model = build.build(
+        job.settings.model,
+        job.data.classes,
+        job.data.image_shape,
+        job.settings.seed,
+        place,
+        compiled=job.settings.local.compile,
+    )
     held: dict[int, Any] = {}
     for index in job.hosted[job.layout.role(world.rank)[1]]:
         info = job.data.silos[index]

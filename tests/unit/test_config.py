@@ -48,6 +48,8 @@ def test_defaults() -> None:
         "weight_decay": 0.0,
         "keep_momentum": False,
         "drop_last": False,
+        "precision": "float32",
+        "compile": False,
         "threads": 1,
         "cpu_isa": "auto",
     }
@@ -119,7 +121,7 @@ def test_an_override_through_a_value(override: str) -> None:
     [
         ("sede = 1", "run.toml: unknown key sede; did you mean 'seed'?"),
         ("[rounds]\ncuont = 1", "run.toml: unknown key rounds.cuont; did you mean 'count'?"),
-        ("[local]\nlearning-rate = 1", "run.toml: unknown key local.learning-rate; known: batch_size, cpu_isa, drop_last"),
+        ("[local]\nlearning-rate = 1", "run.toml: unknown key local.learning-rate; known: batch_size, compile, cpu_isa"),
         ("[data]\npath = 'x'", "run.toml: unknown key data.path; known: folder"),
     ],
 )

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def build(
-    table: config.Table, classes: Sequence[str], image_shape: tuple[int, ...], seed: int, device: torch.device
+    table: config.Table,
+    classes: Sequence[str],
+    image_shape: tuple[int, ...],
+    seed: int,
+    device: torch.device,
+    *,
+    compiled: bool = False,
 ) -> FlatModel:
     """Build the run's model with its initial parameters.
 
@@ -36,6 +42,8 @@ def build(
         The run's seed: the same seed gives the same initial model.
     device
         Where the model lives.
+    compiled
+        Whether torch compiles it; it is tried in this form.
 
     Raises
     ------
@@ -51,6 +59,8 @@ def build(
         torch.manual_seed(seeds.torch_seed(seed, "model"))
         try:
             module = _call(plugin, table, len(classes), image_shape)
+            if compiled:
+                module.compile(dynamic=False)
             _try(module, len(classes), image_shape)
         except (TypeError, ValueError, RuntimeError) as fault:
             raise PluginError(

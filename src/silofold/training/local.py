@@ -138,8 +138,9 @@ def train(
             if time.monotonic() > deadline:
                 return Outcome(steps, seen, float(loss_sum), int(correct), time.perf_counter() - begin, "out of time")
             y = labels[start : start + settings.batch_size]
-            logits = model.module(images[start : start + settings.batch_size].to(torch.float32).div_(255))
-            loss = functional.cross_entropy(logits, y)
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                logits = model.module(images[start : start + settings.batch_size].to(torch.float32).div_(255))
+                loss = functional.cross_entropy(logits, y)
             gradient.zero_()
             loss.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():

@@ -143,6 +143,28 @@ def test_equals_the_serial_reference_on_lenet() -> None:
     assert outcome.seen == found[1]
 
 
+def test_bfloat16_is_a_rougher_float32() -> None:
+    rough, fine, start = make(dense), make(dense), make(dense).vector
+    for model, precision in ((rough, "bfloat16"), (fine, "float32")):
+        train(model, Local(batch_size=5, epochs=3, lr=0.1, precision=precision))  # type: ignore[arg-type]
+        assert model.vector.dtype is torch.float32
+    apart, moved = float((rough.vector - fine.vector).norm()), float((fine.vector - start).norm())
+    assert 0 < apart < 0.05 * moved
+
+
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of its own parts
+def test_a_compiled_model_is_the_same_function() -> None:
+    shape, rng = (4, 4), np.random.default_rng(3)
+    table = {"name": "own_model:Net", "width": 8}
+    data = local.load(rng.integers(0, 256, (20, *shape)).astype(np.uint8), rng.integers(0, CLASSES, 20), CPU)
+    vectors = []
+    for compiled in (False, True):
+        model = build.build(table, ["a", "b", "c"], shape, 1, CPU, compiled=compiled)
+        train(model, Local(batch_size=5, lr=0.1), data)
+        vectors.append(model.vector)
+    assert float((vectors[0] - vectors[1]).abs().max()) < 1e-5
+
+
 @pytest.mark.parametrize("kind", [dense, normalised, dropping])
 def test_the_same_seed_gives_the_same_bits(kind: Callable[[], nn.Module]) -> None:
     def play(silo: int) -> bytes:

@@ -20,6 +20,9 @@ from torch.nn import functional
 from silofold.config import Section
 from silofold.errors import ConfigError
 
+PADDED = 8
+"""Channels after the first convolution, those that are always 0 included."""
+
 
 class LeNetSettings(Section, frozen=True):
     """Settings of the model ``lenet``."""
@@ -67,12 +70,29 @@ class LeNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (B, C, H, W) float32 images in [0, 1] to (B, classes) logits."""
-        x = images.expand(-1, self.channels, -1, -1)
-        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
-        x = functional.relu(self.fc1(x.flatten(1)))
+        kernels = self.conv1.weight
+        if images.shape[1] == 1:
+            # equal channels are one channel with summed kernels: the same function for a third of the work
+            kernels = kernels.sum(1, keepdim=True)
+        # what follows never leaves the channels-last format, with channels in eights: pooling is vectorised over them, and
+        # 6 of them took longer than 8. Those that are added are 0, in and out. ReLU after pooling sees a quarter as much.
+        kernels = functional.pad(kernels, (0, 0, 0, 0, 0, 0, 0, PADDED - kernels.shape[0]))
+        x = functional.max_pool2d(functional.conv2d(channels_last(images), channels_last(kernels)), 2)
+        kernels = functional.pad(self.conv2.weight, (0, 0, 0, 0, 0, PADDED - self.conv2.weight.shape[1]))
+        x = functional.max_pool2d(functional.conv2d(functional.relu(x), channels_last(kernels)), 2)
+        x = functional.relu(self.fc1(functional.relu(x).flatten(1)))
         logits: torch.Tensor = self.fc3(functional.relu(self.fc2(x)))
         return logits
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Lay (B, C, H, W) out with its channels side by side.
+
+    ``Tensor.contiguous`` leaves a single channel as it is, and a convolution then takes it for the other format.
+    """
+    if x.shape[1] == 1:
+        return x.contiguous().view(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 plugin = LeNet
