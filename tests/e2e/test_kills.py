@@ -1,0 +1,16 @@
+"""A few kills of whole jobs; `make kills` has more of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import kills
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_killed_and_resumed_on_other_ranks(tmp_path: Path) -> None:
+    trials = kills.run(4, 2, tmp_path)
+    assert all(trial.equal for trial in trials), trials
+    assert any(trial.draft for trial in trials), trials
