@@ -337,19 +337,18 @@ def _restore_point(world: World, job: Job, beginning: Beginning, slices: list[sl
         checkpoint.clear_drafts(folder)
         names = [path.name for path in checkpoint.found(folder)]
     names = msgspec.json.decode(world.share(msgspec.json.encode(names)), type=list[str])
+    stories: list[str] = []
     for name in names:
         try:
             with world.together():
                 return _checked(world, job, folder / name, slices[-1].stop)
-        except CheckpointError as fault:
-            story = str(fault)
-        except worlds.AgreedFault as fault:
-            story = str(fault)
+        except (CheckpointError, worlds.AgreedFault) as fault:
+            stories.append(str(fault))
         if world.rank == 0:
-            logger.warning("checkpoint %s cannot be used, trying the one before: %s", name, story)
+            logger.warning("checkpoint %s cannot be used, trying the one before: %s", name, stories[-1])
     with world.together():
         if names:
-            raise CheckpointError(f"{folder}: none of {len(names)} checkpoints can be used; the newest fault is in the log")
+            raise CheckpointError(f"{folder}: none of {len(names)} checkpoints can be used; the newest: {stories[0]}")
     if world.rank == 0:
         logger.warning("%s holds no checkpoint: the run begins anew", job.folder.path)
     return Beginning()

@@ -173,7 +173,9 @@ def publish(checkpoints: Path, manifest: Manifest, keep: int) -> Path:
             shutil.rmtree(final)
         draft.rename(final)
         rundir.sync_folder(checkpoints)
-        for old in found(checkpoints)[keep:]:
+        # newer ones are those that a resumed run could not use: they must not push out one that can be used
+        older = found(checkpoints)
+        for old in older[older.index(final) + keep :]:
             shutil.rmtree(old)
     except OSError as fault:
         raise CheckpointError(f"{final}: cannot write the checkpoint: {fault.strerror}") from None

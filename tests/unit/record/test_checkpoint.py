@@ -159,6 +159,14 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round_00004", "round_00005"]
 
 
+def test_a_newer_one_that_cannot_be_used_pushes_out_none(tmp_path: Path) -> None:
+    write(tmp_path, 4, keep=1).rename(tmp_path / "round_00009")
+    folder = write(tmp_path, 5, keep=1)
+    assert checkpoint.found(tmp_path) == [tmp_path / "round_00009", folder]
+    folder = write(tmp_path, 6, keep=1)
+    assert checkpoint.found(tmp_path) == [tmp_path / "round_00009", folder]
+
+
 def test_the_newest_of_more_than_99999_rounds(tmp_path: Path) -> None:
     for number in (99_999, 100_000):
         write(tmp_path, number)
