@@ -129,7 +129,8 @@ def find_mpirun() -> tuple[str, str]:
 def _open_mpi_environment() -> dict[str, str]:
     """Return what Open MPI 5 needs to start as root, with more ranks than cores, and to wait without a busy core."""
     wanted = {
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        # "slot" said outright: with the modifier alone, Open MPI 5 puts all ranks of an allocation on its first node
+        "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
         "PRTE_MCA_hwloc_default_binding_policy": "none",
         "OMPI_MCA_mpi_yield_when_idle": "1",
     }

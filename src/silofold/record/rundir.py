@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 LOCK = ".lock"
-_NO_RUN = re.compile(rf"{re.escape(LOCK)}|scheduler|(server|worker)_\d+")
+IDLE_STARTS = ".idle_starts"
+"""How many starts in a row of a batch job left no new checkpoint; written by ``slurm/train.sbatch``."""
+_NO_RUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(IDLE_STARTS)}|scheduler|(server|worker)_\d+")
 
 
 class RunFolder:

@@ -1,0 +1,97 @@
+"""What the MPI library and the ranks of a job can do: asked by ``silofold doctor``, never by a run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from silofold.comm import waiting
+from silofold.comm import world as worlds
+
+if TYPE_CHECKING:
+    from silofold.comm.world import World
+
+THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
+WINDOW_BYTES = 2**20
+PATIENCE = 20.0
+"""Seconds that a collective of all ranks may take here."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rank finds out."""
+
+    library: str
+    standard: tuple[int, int]
+    """Version of the MPI standard that the library keeps."""
+    threads: str
+    survives: bool
+    """Whether the survivors of a rank's death can go on: the library and the launcher agree on ULFM."""
+    cuda_aware: bool
+    beside: int
+    """Ranks that share memory with this one, as MPI sees it."""
+    window: str
+    """What went wrong when the ranks of this node shared memory; empty if nothing did."""
+    clock: float
+    """Seconds since the epoch, right after all ranks met."""
+
+
+def look(world: World) -> Facts:
+    """Find out what this rank's library can do; called on every rank.
+
+    Raises
+    ------
+    waiting.Timeout
+        The ranks do not meet: some hang, or no message passes between nodes.
+    """
+    from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
+
+    node = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
+    problem = _share(node)
+    waiting.complete([world.comm.Ibarrier()], time.monotonic() + PATIENCE)
+    return Facts(
+        library=worlds.library_version(),
+        standard=MPI.Get_version(),
+        threads=THREAD_LEVELS[
+            (MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED, MPI.THREAD_MULTIPLE).index(MPI.Query_thread())
+        ],
+        survives=MPI.get_vendor()[0] == "Open MPI" and os.environ.get("OMPI_MCA_mpi_ft_enable", "") in {"1", "true"},
+        cuda_aware=_cuda_aware(),
+        beside=node.Get_size(),
+        window=problem,
+        clock=time.time(),
+    )
+
+
+def _share(node: worlds.MPI.Intracomm) -> str:
+    """Write into memory that the ranks of a node share, and read what the neighbour wrote."""
+    from mpi4py import MPI  # noqa: PLC0415  (as above)
+
+    rank, size = node.Get_rank(), node.Get_size()
+    try:
+        window = MPI.Win.Allocate_shared(WINDOW_BYTES, 1, comm=node)
+    except MPI.Exception as fault:
+        return f"no window: {fault.Get_error_string()}"
+    try:
+        mine = np.frombuffer(window.Shared_query(rank)[0], np.uint8)
+        mine[:] = rank % 251
+        window.Sync()
+        waiting.complete([node.Ibarrier()], time.monotonic() + PATIENCE)
+        neighbour = (rank + 1) % size
+        window.Sync()
+        theirs = np.frombuffer(window.Shared_query(neighbour)[0], np.uint8)
+        wrong = int(np.count_nonzero(theirs != neighbour % 251))
+        waiting.complete([node.Ibarrier()], time.monotonic() + PATIENCE)
+    finally:
+        window.Free()
+    return f"{wrong} of {WINDOW_BYTES} bytes of a neighbour arrived wrong" if wrong else ""
+
+
+def _cuda_aware() -> bool:
+    """Ask Open MPI whether it takes pointers into the memory of a GPU; other libraries have no such question."""
+    query = getattr(ctypes.CDLL(None), "MPIX_Query_cuda_support", None)
+    return bool(query is not None and query())

@@ -1,0 +1,111 @@
+"""What this process has been given: its node, cores, memory, GPUs, and the end of its allocation.
+
+Read from Linux and from the variables of SLURM; it knows nothing of MPI, torch or the run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+CGROUPS = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+_NO_LIMIT = 2**60
+"""What cgroups of version 1 say where there is no limit is some number above this."""
+
+
+def node() -> str:
+    """Name the node: as SLURM calls it, else the host's name."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def cores() -> list[int]:
+    """List the cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Write numbers as SLURM does: ``0-3,8``."""
+    groups = itertools.groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
+    runs = [[number for _, number in group] for _, group in groups]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def core_quota(cgroups: Path = CGROUPS, proc: Path = PROC) -> float | None:
+    """Tell how many cores' time the control group grants, or none where it sets no limit."""
+    quotas: list[float] = []
+    for folder in _folders("cpu", cgroups, proc):
+        text = _read(folder / "cpu.max") or f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
+        quota, _, period = text.strip().partition(" ")
+        if quota.isdecimal() and period.strip().isdecimal():
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
+
+
+def memory_limit(cgroups: Path = CGROUPS, proc: Path = PROC) -> int:
+    """Tell how many bytes the processes of this job may take on this node: its control group's limit, or all memory."""
+    limits = [_meminfo("MemTotal", proc)]
+    for folder in _folders("memory", cgroups, proc):
+        text = (_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")).strip()
+        if text.isdecimal() and int(text) < _NO_LIMIT:
+            limits.append(int(text))
+    return min(limits)
+
+
+def memory_used(proc: Path = PROC) -> int:
+    """Tell how many bytes of memory this process holds."""
+    return _kilobytes("VmRSS", proc / "self" / "status")
+
+
+def age(proc: Path = PROC) -> float:
+    """Tell how many seconds ago this process was started."""
+    started = int(_read(proc / "self" / "stat").rpartition(") ")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return float(_read(proc / "uptime").split()[0]) - started
+
+
+def tasks(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Tell for how many tasks the allocation is made, or none outside of SLURM."""
+    text = environment.get("SLURM_NTASKS", "")
+    return int(text) if text.isdecimal() else None
+
+
+def allocation_end(environment: Mapping[str, str] = os.environ) -> float | None:
+    """Tell when the allocation ends, in seconds since the epoch, or none where nobody says so."""
+    text = environment.get("SLURM_JOB_END_TIME", "")
+    return float(text) if text.isdecimal() and int(text) else None
+
+
+def _folders(controller: str, cgroups: Path, proc: Path) -> list[Path]:
+    """Find this process's control groups, of either version, from its own up to the root."""
+    found = []
+    for line in _read(proc / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = cgroups / controller if controllers else cgroups
+        # inside a container the path may be one of the host's that is not there: then the root is the container's own
+        relative = Path(path.lstrip("/"))
+        found += [root / part for part in (relative, *relative.parents)]
+    return found
+
+
+def _meminfo(key: str, proc: Path) -> int:
+    return _kilobytes(key, proc / "meminfo")
+
+
+def _kilobytes(key: str, path: Path) -> int:
+    line = next((line for line in _read(path).splitlines() if line.startswith(f"{key}:")), "")
+    return int(line.split()[1]) * 1024 if line else 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
