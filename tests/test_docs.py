@@ -276,7 +276,7 @@ def command_lines(text: str) -> Iterator[list[str]]:
             continue  # a figure or a piece of a sentence
 
 
-SCRIPTS = [ROOT / "slurm" / "train.sbatch", ROOT / "Makefile"]
+SCRIPTS = [*sorted((ROOT / "slurm").glob("*.sbatch")), ROOT / "Makefile"]
 
 
 @pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=name_of)

@@ -26,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return launch.main(options)
     if options.command in _WITHOUT_MPI:
         return _without_mpi(options)
+    if options.command == "doctor":
+        from silofold import doctor
+
+        return doctor.main(options, under_mpi=_under_mpi())
     # numpy's and torch's thread pools read this when they are imported; the ranks are the parallelism
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from silofold import run
@@ -98,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--out", type=Path, help="run folder of the replay (default: RUN_DIR.replay)")
     replay.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=argparse.SUPPRESS)
     _add_shape(replay)
+    doctor = commands.add_parser("doctor", help="find out whether a run can work here; alone, under mpirun, in a batch job")
+    doctor.add_argument("recipe", nargs="?", type=Path, metavar="RUN.toml", help="the settings of the run to come")
+    doctor.add_argument("--data", type=Path, help="its folder of silos")
+    doctor.add_argument("--out", type=Path, metavar="RUN_DIR", help="its run folder (default: here); nothing is left in it")
+    doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; repeatable")
+    doctor.add_argument("--json", action="store_true", help="the findings as one line of JSON")
+    _add_shape(doctor)
     baseline = commands.add_parser("baseline", help="train what federating is measured against, with the same settings")
     baseline.add_argument(
         "kind", choices=("local", "central"), metavar="KIND", help="local: each silo alone; central: all pooled"

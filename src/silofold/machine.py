@@ -69,6 +69,14 @@ def age(proc: Path = PROC) -> float:
     return float(_read(proc / "uptime").split()[0]) - started
 
 
+def gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> list[str]:
+    """List the GPUs that this process may use: those that ``CUDA_VISIBLE_DEVICES`` grants, else all of the node."""
+    granted = environment.get("CUDA_VISIBLE_DEVICES")
+    if granted is not None:
+        return [name for name in granted.split(",") if name]
+    return sorted(path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*"))
+
+
 def tasks(environment: Mapping[str, str] = os.environ) -> int | None:
     """Tell for how many tasks the allocation is made, or none outside of SLURM."""
     text = environment.get("SLURM_NTASKS", "")

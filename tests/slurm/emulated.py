@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 NODES = ("n1", "n2", "n3")
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel", "srun", "unshare")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel", "srun", "unshare", "setpriv")
 NODE = "CPUs=8 RealMemory=7000 Gres=gpu:2 State=UNKNOWN"
 CREDENTIALS = 8
 """Seconds that a job credential lives; a requeued job waits that long (two minutes where SLURM's default stands)."""
@@ -179,8 +179,14 @@ class Cluster:
 
     def _start(self, name: str, command: list[str]) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
+            # ended with us, however we end
             self._daemons[name] = subprocess.Popen(
-                command, env=self.environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
+                ["setpriv", "--pdeathsig", "TERM", *command],
+                env=self.environment,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
     def _end(self, name: str) -> None:

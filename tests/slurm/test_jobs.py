@@ -49,8 +49,10 @@ def kill_ranks(job: Job) -> None:
 
 
 def kill_daemon(job: Job) -> None:
-    (daemon,) = job.cluster.running("n2", r"(^|/)prted ")
-    os.kill(daemon, signal.SIGKILL)
+    daemons = job.cluster.running("n2", r"bin/prted ")
+    assert daemons
+    for pid in daemons:
+        os.kill(pid, signal.SIGKILL)
 
 
 def kill_scheduler(job: Job) -> None:

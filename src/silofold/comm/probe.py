@@ -14,10 +14,15 @@ from silofold.comm import waiting
 from silofold.comm import world as worlds
 
 if TYPE_CHECKING:
+    from mpi4py import MPI
+    from numpy.typing import NDArray
+
     from silofold.comm.world import World
 
 THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
 WINDOW_BYTES = 2**20
+FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"
+"""What Open MPI's launcher says to ranks that it started with ``--with-ft ulfm``."""
 PATIENCE = 20.0
 """Seconds that a collective of all ranks may take here."""
 
@@ -50,7 +55,7 @@ def look(world: World) -> Facts:
     """
     from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
 
-    node = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
+    node = MPI.Intracomm(world.comm.Split_type(MPI.COMM_TYPE_SHARED))
     problem = _share(node)
     waiting.complete([world.comm.Ibarrier()], time.monotonic() + PATIENCE)
     return Facts(
@@ -59,7 +64,7 @@ def look(world: World) -> Facts:
         threads=THREAD_LEVELS[
             (MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED, MPI.THREAD_MULTIPLE).index(MPI.Query_thread())
         ],
-        survives=MPI.get_vendor()[0] == "Open MPI" and os.environ.get("OMPI_MCA_mpi_ft_enable", "") in {"1", "true"},
+        survives=MPI.get_vendor()[0] == "Open MPI" and os.environ.get(FAULT_TOLERANT, "") in {"1", "true"},
         cuda_aware=_cuda_aware(),
         beside=node.Get_size(),
         window=problem,
@@ -67,7 +72,7 @@ def look(world: World) -> Facts:
     )
 
 
-def _share(node: worlds.MPI.Intracomm) -> str:
+def _share(node: MPI.Intracomm) -> str:
     """Write into memory that the ranks of a node share, and read what the neighbour wrote."""
     from mpi4py import MPI  # noqa: PLC0415  (as above)
 
@@ -77,18 +82,24 @@ def _share(node: worlds.MPI.Intracomm) -> str:
     except MPI.Exception as fault:
         return f"no window: {fault.Get_error_string()}"
     try:
-        mine = np.frombuffer(window.Shared_query(rank)[0], np.uint8)
+        mine = _bytes(window, rank)
         mine[:] = rank % 251
         window.Sync()
         waiting.complete([node.Ibarrier()], time.monotonic() + PATIENCE)
         neighbour = (rank + 1) % size
         window.Sync()
-        theirs = np.frombuffer(window.Shared_query(neighbour)[0], np.uint8)
+        theirs = _bytes(window, neighbour)
         wrong = int(np.count_nonzero(theirs != neighbour % 251))
         waiting.complete([node.Ibarrier()], time.monotonic() + PATIENCE)
     finally:
         window.Free()
     return f"{wrong} of {WINDOW_BYTES} bytes of a neighbour arrived wrong" if wrong else ""
+
+
+def _bytes(window: MPI.Win, rank: int) -> NDArray[np.uint8]:
+    """View what a rank of the node has in a shared window."""
+    memory: memoryview = window.Shared_query(rank)[0]  # type: ignore[assignment]  # mpi4py's buffer is one
+    return np.frombuffer(memory, np.uint8)
 
 
 def _cuda_aware() -> bool:

@@ -38,6 +38,13 @@ def choose(setting: str, local_index: int, threads: int) -> torch.device:
     return torch.device("cuda", local_index % visible)
 
 
+def census() -> tuple[int, str]:
+    """Count the GPUs that torch can use here, and name torch and them."""
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA in it"
+    return len(names), ", ".join([f"torch {torch.__version__} ({build})", *names])
+
+
 def describe(device: torch.device) -> dict[str, str]:
     """Name what decides the bits on this worker: device, torch, instruction set, threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

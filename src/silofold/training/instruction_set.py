@@ -33,6 +33,12 @@ FLAGS: dict[InstructionSet, frozenset[str]] = {
 CPU_INFO = Path("/proc/cpuinfo")
 
 
+def widest(flags: AbstractSet[str] | None = None) -> InstructionSet:
+    """Name the widest instruction set that a CPU with these flags can be pinned to; ``auto`` if it has none of them."""
+    known = cpu()[1] if flags is None else flags
+    return next((name for name in ("avx512", "avx2") if FLAGS[name] <= known), "auto")
+
+
 def pin(wanted: InstructionSet, flags: AbstractSet[str] | None = None, *, for_children: bool = False) -> None:
     """Set the variables of this process; must come before torch.
 
