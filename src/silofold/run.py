@@ -6,17 +6,17 @@ not train never import torch.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import platform
-import socket
 import subprocess
 import sys
 import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -26,16 +26,18 @@ from silofold import config, plugins, topology
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, ConfigError, RunFolderError, SchemaError, SilofoldError
+from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SchemaError, SilofoldError
 from silofold.messages import Summary
 from silofold.record import checkpoint, history, log, surroundings
 from silofold.record.rundir import RunFolder
-from silofold.roles.job import Job
+from silofold.roles.job import Job, RankLost, RunOver, regroup
 from silofold.roles.scheduler import Scheduler
 from silofold.roles.server import Server
 from silofold.round import play
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from silofold.training.flat import FlatModel
 
 logger = logging.getLogger(__name__)
+Trainee: TypeAlias = "tuple[FlatModel, dict[int, Any], Callable[[int], Any], dict[str, str]]"
+"""What a rank that trains has: the model, the silos it hosts, how to read another one, and the device in words."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train(request: Request) -> int:
-    """Run a federation, resume one, or replay one; called on every rank.
+    """Run a federation, resume one, or replay one; called on every rank. Past the start it ends the process itself.
 
     Returns
     -------
@@ -99,22 +103,52 @@ def train(request: Request) -> int:
             _say_fault(fault)
         return fault.exit_code
     try:
+        for generation in itertools.count(1):
+            world, request = _live(world, request, generation)
+    except BaseException:  # noqa: BLE001  (whatever it is, the other ranks must not wait for this one)
+        _abort(world)
+    raise AssertionError
+
+
+def _live(world: World, request: Request, generation: int) -> tuple[World, Request]:
+    """Play the run to its end, which ends this process; return only when ranks were lost that it cannot go on without."""
+    try:
         role, job, fabrics = _prepare(world, request)
     except SilofoldError as fault:  # agreed on by all ranks
         if world.rank == 0:
             _say_fault(fault)
-        worlds.finish(world)
-        return fault.exit_code
-    except BaseException:  # noqa: BLE001  (whatever it is, the other ranks must not wait for this one)
-        _abort(world)
+        worlds.finish(world, fault.exit_code)
     try:
-        play(role, job, fabrics)
+        worlds.finish(world, _rounds(role, job, fabrics))
+    except RankLost as loss:  # the survivors go on as if the job had been started anew, but at once
+        if request.replay:
+            raise RequeueError(f"{loss}; start the replay again") from None
+        logger.warning("%s: going on from the newest checkpoint", loss)
         if isinstance(role, Scheduler):
-            _close(role, job)
-    except BaseException:  # noqa: BLE001  (as above)
-        _abort(world)
-    worlds.finish(world)
-    return 0
+            role.close()
+            job.folder.release()
+        world = regroup(world, job, generation)
+        overrides = (*request.overrides, *_shape(world, job))
+        return world, replace(request, recipe=None, resume=True, out=job.folder.path, overrides=overrides)
+
+
+def _rounds(role: Role, job: Job, fabrics: Fabrics) -> int:
+    """Play the rounds, close the record, and return the exit code."""
+    try:
+        code = play(role, job, fabrics)
+    except RunOver as over:
+        return over.exit_code
+    if isinstance(role, Scheduler):
+        _close(role, job)
+    return code
+
+
+def _shape(world: World, job: Job) -> tuple[str, str]:
+    """Work out the roles of the survivors: as before if there are enough, with fewer standbys or servers if not."""
+    roles = job.settings.roles
+    servers = max(1, min(roles.servers, world.size - 2))
+    standby = max(0, min(roles.standby - (job.layout.size - world.size), world.size - servers - 2))
+    return f"roles.servers={servers}", f"roles.standby={standby}"
 
 
 def _abort(world: World) -> None:
@@ -147,9 +181,9 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
     began = time.time()
     settings, data, script = _read_inputs(world, request)
     with world.together():
-        layout = topology.Layout(world.size, settings.roles.servers)
-        if layout.role(world.rank)[0] == "worker":
-            from silofold.training import instruction_set  # noqa: PLC0415  (training: on workers alone)
+        layout = topology.Layout(world.size, settings.roles.servers, settings.roles.standby)
+        if layout.role(world.rank)[0] in {"worker", "standby"}:
+            from silofold.training import instruction_set  # noqa: PLC0415  (training: not on all ranks)
 
             instruction_set.pin(settings.local.cpu_isa)  # before a plug-in can import torch
         job = Job(
@@ -170,9 +204,8 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
             log.start(job.folder.log(title), title)
         except OSError as fault:
             raise RunFolderError(f"{fault.filename}: {fault.strerror}") from None
-    hosts = [answer.decode() for answer in world.gather(socket.gethostname().encode())]
     with world.together():
-        trainee = _host(world, job, hosts) if kind == "worker" else None
+        trainee = _host(world, job) if kind in {"worker", "standby"} else None
         parameters = trainee[0].size if trainee else 0
     sizes = [int(answer) for answer in world.gather(str(parameters).encode())]
     with world.together():
@@ -182,11 +215,11 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
     beginning = _restore_point(world, job, beginning, slices)
     job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids)
     vectors = _initial_slices(world, job, trainee[0].host if trainee else None, slices)
-    environment = _environment(hosts[world.rank], trainee)
+    environment = _environment(world.places[world.rank][0], trainee)
     people = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
     with world.together():
         role = _make_role(world, job, request, beginning, slices, vectors, trainee, people)
-    fabrics = Fabrics(world, layout, slices)
+    fabrics = Fabrics(world, layout, slices, settings.rounds.start_window)
     logger.info("ready after %.1f s", time.time() - began)
     if world.rank == 0:
         _introduce(job, slices[-1].stop, people)
@@ -302,13 +335,14 @@ def _check_same(job: Job, *, exact: bool = True) -> None:
         raise RunFolderError(f"{job.folder.path}: the run in it was started with others: " + "; ".join(changes))
 
 
-def _host(world: World, job: Job, hosts: list[str]) -> tuple[FlatModel, dict[int, Any], dict[str, str]]:
+def _host(world: World, job: Job) -> Trainee:
     """Build the model and read the silos of a worker."""
     from silofold.roles.worker import Silo  # noqa: PLC0415  (torch: on workers alone)
     from silofold.training import build, device, local  # noqa: PLC0415
 
-    workers = job.layout.worker_ranks
-    beside = [rank for rank in workers if hosts[rank] == hosts[world.rank]]
+    hosts = [host for host, _ in world.places]
+    trainees = (*job.layout.worker_ranks, *job.layout.standby_ranks)
+    beside = [rank for rank in trainees if hosts[rank] == hosts[world.rank]]
     place = device.choose(job.settings.device, beside.index(world.rank), job.settings.local.threads)
     model = build.build(
         job.settings.model,
@@ -318,13 +352,15 @@ def _host(world: World, job: Job, hosts: list[str]) -> tuple[FlatModel, dict[int
         place,
         compiled=job.settings.local.compile,
     )
-    held: dict[int, Any] = {}
-    for index in job.hosted[job.layout.role(world.rank)[1]]:
+
+    def load(index: int) -> Silo:
         info = job.data.silos[index]
         folder = Path(job.settings.data.folder)
         parts = [silos.read_split(folder, info, split, job.data) for split in silos.SPLITS]
-        held[index] = Silo(*(local.load(part.images, part.labels, place) for part in parts))
-    return model, held, device.describe(place)
+        return Silo(*(local.load(part.images, part.labels, place) for part in parts))
+
+    held = {index: load(index) for index in job.hosted().get(world.rank, ())}
+    return model, held, load, device.describe(place)
 
 
 def _restore_point(world: World, job: Job, beginning: Beginning, slices: list[slice]) -> Beginning:
@@ -383,7 +419,7 @@ def _make_role(
     beginning: Beginning,
     slices: list[slice],
     mine: NDArray[np.float32],
-    trainee: tuple[FlatModel, dict[int, Any], dict[str, str]] | None,
+    trainee: Trainee | None,
     people: list[dict[str, Any]],
 ) -> Role:
     """Build this rank's role from the beginning of the rounds."""
@@ -401,7 +437,7 @@ def _make_role(
 
     if trainee is None:
         raise AssertionError
-    model, held, _ = trainee
+    model, held, load, _ = trainee
     momenta = {}
     if beginning.manifest:
         files = {silo: checkpoint.silo_name(silo) for silo in held}
@@ -410,7 +446,7 @@ def _make_role(
             for silo, name in files.items()
             if name in beginning.manifest.files
         }
-    worker: Worker = Worker(world, job, model, held, momenta)
+    worker: Worker = Worker(world, job, model, held, load, momenta)
     return worker
 
 
@@ -467,10 +503,10 @@ def _introduce(job: Job, parameters: int, people: list[dict[str, Any]]) -> None:
     sys.stdout.flush()
 
 
-def _environment(host: str, trainee: tuple[FlatModel, dict[int, Any], dict[str, str]] | None) -> dict[str, Any]:
+def _environment(host: str, trainee: Trainee | None) -> dict[str, Any]:
     """Describe what this rank runs on."""
     seen = {"host": host, "pid": os.getpid(), "cores": len(os.sched_getaffinity(0))}
-    return seen | (trainee[2] if trainee else {})
+    return seen | (trainee[3] if trainee else {})
 
 
 def _record(job: Job, slices: list[slice], people: list[dict[str, Any]]) -> dict[str, Any]:

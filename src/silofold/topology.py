@@ -12,23 +12,27 @@ from silofold.errors import TopologyError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RoleName: TypeAlias = Literal["scheduler", "server", "worker"]
+RoleName: TypeAlias = Literal["scheduler", "server", "standby", "worker"]
 SCHEDULER = 0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The roles of a job of `size` ranks: rank 0, then the servers, then the workers."""
+    """The roles of a job of `size` ranks: rank 0, then the servers, then the standbys, then the workers."""
 
     size: int
     servers: int
+    standby: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a job without workers."""
-        if self.size < self.servers + 2:
+        least = self.servers + self.standby + 2
+        if self.size < least:
+            standby = f" + {self.standby} standby (roles.standby)" if self.standby else ""
             raise TopologyError(
-                f"found {self.size} rank{'s' * (self.size != 1)}, expected at least {self.servers + 2}: "
-                f"1 scheduler + {self.servers} server{'s' * (self.servers != 1)} (roles.servers) + 1 or more workers"
+                f"found {self.size} rank{'s' * (self.size != 1)}, expected at least {least}: "
+                f"1 scheduler + {self.servers} server{'s' * (self.servers != 1)} (roles.servers){standby} "
+                "+ 1 or more workers"
             )
 
     @property
@@ -37,9 +41,14 @@ class Layout:
         return range(1, 1 + self.servers)
 
     @property
+    def standby_ranks(self) -> range:
+        """Ranks that host no silo until one is missing elsewhere or the job is scaled out."""
+        return range(1 + self.servers, 1 + self.servers + self.standby)
+
+    @property
     def worker_ranks(self) -> range:
         """Ranks of the workers."""
-        return range(1 + self.servers, self.size)
+        return range(1 + self.servers + self.standby, self.size)
 
     def role(self, rank: int) -> tuple[RoleName, int]:
         """Return the role of a rank and its index among the ranks of that role."""
@@ -47,7 +56,9 @@ class Layout:
             return "scheduler", 0
         if rank in self.server_ranks:
             return "server", rank - 1
-        return "worker", rank - 1 - self.servers
+        if rank in self.standby_ranks:
+            return "standby", rank - self.standby_ranks.start
+        return "worker", rank - self.worker_ranks.start
 
     def title(self, rank: int) -> str:
         """Name a rank as its folder in the run folder is named: ``scheduler``, ``server_0``, ``worker_3``."""

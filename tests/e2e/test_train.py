@@ -179,10 +179,19 @@ def test_servers_never_import_torch(tiny: Path, recipe: Path, tmp_path: Path) ->
     separate = ["--output", f"file={tmp_path / 'rank'}"]
     from silofold import launch
 
-    mpi = launch.find_mpirun()
-    if mpi[1] != "openmpi":
+    if "open" not in launch.find_mpirun()[1].lower():
         pytest.skip("keeps the ranks' errors apart by an option of Open MPI's mpirun")
-    command = [mpi[0], *separate, "-n", "4", sys.executable, *program, str(tmp_path / "run"), "--set", "rounds.count=1"]
+    command = [
+        *launch.mpirun(),
+        *separate,
+        "-n",
+        "4",
+        sys.executable,
+        *program,
+        str(tmp_path / "run"),
+        "--set",
+        "rounds.count=1",
+    ]
     ended = mpirun.run(command, 120, launch.environment(1))
     assert ended.code == 0, ended
     imported = {path.name: path.read_text() for path in tmp_path.glob("rank*") if "importtime" not in path.name}

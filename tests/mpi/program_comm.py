@@ -10,7 +10,7 @@ import numpy as np
 from silofold.comm import waiting, world
 from silofold.comm.fabric import Fabrics
 from silofold.errors import ConfigError, SilofoldError
-from silofold.messages import Ready, Report, Reports
+from silofold.messages import Members, Ready, Report, Reports
 from silofold.topology import Layout, shard_slices
 
 
@@ -36,7 +36,7 @@ def control() -> None:
         except waiting.Timeout:
             check(right=0.2 <= time.monotonic() - begin < 5, what="deadline")
     else:
-        rows = tuple(Report(silo, 1, 2, 3, 0.5, 4, 0.25, finished=True) for silo in range(5000))
+        rows = tuple(Report(silo, 1, 2, 3, 0.5, 4, 0.25, finished=True, elements=1) for silo in range(5000))
         here.say(Ready(f"rank {here.rank}"), 0)
         here.say(Reports(7, 1.0, rows), 0)
         here.say(Ready(f"rank {here.rank}"), 0)
@@ -64,12 +64,12 @@ def model(servers: int, parameters: int) -> None:
     """Broadcast, sum and gather, among all workers and among a part of them."""
     layout = Layout(here.size, servers)
     slices = shard_slices(parameters, servers)
-    fabrics = Fabrics(here, layout, slices)
+    fabrics = Fabrics(here, layout, slices, 20)
     truth = np.arange(parameters, dtype=np.float32)
     kind, index = layout.role(here.rank)
     workers = list(layout.worker_ranks)
-    for members in (workers, workers[:1], workers[-1:], workers):
-        fabric = fabrics.among(members)
+    for epoch, members in enumerate((workers, workers[:1], workers[-1:], workers)):
+        fabric = fabrics.among(Members(tuple(members), epoch, 0))
         vector = truth[slices[index]].copy() if kind == "server" else np.zeros(parameters, np.float32)
         fabric.share_model(vector, 20)
         if here.rank in members:
@@ -103,4 +103,4 @@ for count in (1, 2, 4):
         for size in (1003, 40_001):
             model(count, size)
 check(right="torch" not in sys.modules, what="torch was imported")
-world.finish(here)
+world.finish(here, 0)

@@ -26,13 +26,15 @@ def test_defaults() -> None:
     assert settings == config.Settings()
     assert (settings.seed, settings.device, settings.reduction) == (1, "auto", "exact")
     assert settings.data.folder == ""
-    assert settings.roles.servers == 1
+    assert (settings.roles.servers, settings.roles.standby) == (1, 0)
     assert msgspec.structs.asdict(settings.rounds) == {
         "count": 10,
         "start_quorum": 1.0,
         "start_window": 60.0,
         "update_ratio": 1.0,
         "update_window": 3600.0,
+        "close": "all",
+        "bench_after": 5,
         "evaluate_every": 1,
         "checkpoint_every": 1,
         "keep_checkpoints": 3,

@@ -24,14 +24,16 @@ def options(recipe: Path, data: Path, *more: str) -> argparse.Namespace:
 def test_plan_counts_ranks_and_keeps_what_the_user_set(recipe: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     command, environment, rounds = launch.plan(options(recipe, tiny, "--servers", "2", "--workers", "3"))
-    assert command[1:3] == ["-n", "6"]
-    assert command[3:7] == [sys.executable, "-m", "silofold", "train"]
-    assert command[-2:] == ["--set", "roles.servers=2"]
+    first = command.index("-n")
+    assert command[first : first + 6] == ["-n", "6", sys.executable, "-m", "silofold", "train"]
+    assert command[-4:] == ["--set", "roles.servers=2", "--set", "roles.standby=0"]
     assert environment["OMP_NUM_THREADS"] == "3"
     assert rounds == 3
     cores = len(os.sched_getaffinity(0))
     command, _, _ = launch.plan(options(recipe, tiny))
-    assert command[1:3] == ["-n", str(2 + min(cores, 6))]
+    assert command[first + 1] == str(2 + min(cores, 6))
+    command, _, _ = launch.plan(options(recipe, tiny, "--standby", "2"))
+    assert command[first + 1] == str(4 + min(cores, 6))
 
 
 def test_more_workers_than_silos(recipe: Path, tiny: Path) -> None:

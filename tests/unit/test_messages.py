@@ -8,10 +8,19 @@ import pytest
 
 from silofold import messages
 from silofold.messages import (
+    Alive,
     Applied,
     Evaluation,
+    Expel,
+    Gone,
+    Halt,
+    Here,
+    Members,
+    Moved,
+    Over,
     Plan,
     Ready,
+    Regroup,
     Report,
     Reports,
     Saved,
@@ -24,15 +33,26 @@ from silofold.messages import (
 if TYPE_CHECKING:
     from silofold.messages import AnyMessage
 
+MEMBERS = Members((2, 3), 4, 1)
 EACH: list[AnyMessage] = [
     Ready("worker_3"),
-    Plan(4, (2, 3), (0, 5, 7), 2**40, 0.5, evaluate=True, checkpoint=False, carried=(1,), carried_from=2, last=True),
+    Plan(4, MEMBERS, (7,), (0, 5, 7), 2**40, 0.5, evaluate=True, checkpoint=False, carried=(1,), carried_from=2, last=True, exit_code=75),
     Evaluation(4, "ab", 0.5, 0.25, (Score(0, 10, 9, 1.5), Score(7, 0, 0, 0.0))),
-    Reports(4, 1.5, (Report(0, 10, 2, 20, 3.5, 7, 0.5, finished=True),)),
-    Reports(4, 0.0, (Report(7, 9, 0, 0, 0.0, 0, 0.0, finished=False, reason="é"),)),
-    Tally(4, (2,), (0, 5), (10, 1), quorum_met=True),
+    Reports(4, 1.5, (Report(0, 10, 2, 20, 3.5, 7, 0.5, finished=True, elements=66_404),)),
+    Reports(4, 0.0, (Report(7, 9, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason="é"),)),
+    Tally(4, 2, MEMBERS, ((5,), (0,)), (10, 1), quorum_met=True),
+    Tally(4, 2, MEMBERS, ((5,), (0,)), (10, 1), quorum_met=True, settled=True),
+    Moved(4, 1),
+    Moved(4, 1, broken="a member died", unsound="not finite"),
     Applied(4, 1, "cd", 0.25, 0.125),
     Saved(3, "server_0", (SavedFile("shard_0.h5", "ef"),), 0.5),
+    Alive(),
+    Halt(),
+    Here(),
+    Regroup((0, 2), (1,)),
+    Expel(3),
+    Over(75),
+    Gone(),
 ]  # fmt: skip
 
 
@@ -51,7 +71,9 @@ def test_every_kind_is_tried() -> None:
 
 def test_a_message_is_small() -> None:
     """1,000 silos of one worker: reports and scores stay below 100 bytes a silo."""
-    reports = tuple(Report(silo, 9999, 999, 9999, 12345.678, 9999, 12.34, finished=True) for silo in range(1000))
+    reports = tuple(
+        Report(silo, 9999, 999, 9999, 12345.678, 9999, 12.34, finished=True, elements=66_404) for silo in range(1000)
+    )
     assert len(messages.encode(Reports(1, 1.0, reports))) < 100_000
 
 
@@ -66,8 +88,8 @@ def test_a_message_is_small() -> None:
         msgspec.msgpack.encode(["Ready"]),
         msgspec.msgpack.encode(["Ready", 3]),
         msgspec.msgpack.encode(["Steady", "worker_0"]),
-        msgspec.msgpack.encode(["Tally", 1, [2], [0], [1.5], True]),
-        msgspec.msgpack.encode(["Tally", 1, [2], [0], [1], 1]),
+        msgspec.msgpack.encode(["Tally", 1, 1, [[2], 0, 0], [[0]], [1.5], True]),
+        msgspec.msgpack.encode(["Tally", 1, 1, [[2], 0, 0], [[0]], [1], 1]),
         msgspec.msgpack.encode({"type": "Ready", "title": "worker_0"}),
     ],
 )

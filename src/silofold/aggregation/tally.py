@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from silofold.messages import Report
+    from silofold.messages import Report, Summary
 
 
 class Verdict(NamedTuple):
@@ -49,7 +49,8 @@ def judge(
     examples: Sequence[int],
     weight: Callable[[int], int],
     update_ratio: float,
-    hosted: Sequence[Sequence[int]],
+    hosted: Iterable[Sequence[int]],
+    elements: int,
 ) -> Verdict:
     """Decide what counts.
 
@@ -67,8 +68,10 @@ def judge(
         Share of the cohort that must be accepted.
     hosted
         Silos of each worker. Its finished silos come as one sum, so a false report of one refuses all of them.
+    elements
+        Length of the model's vector: an update of another length is refused.
     """
-    refused = {silo: _objection(reports.get(silo), examples[silo]) for silo in cohort}
+    refused = {silo: _objection(reports.get(silo), examples[silo], elements) for silo in cohort}
     for silos in hosted:
         finished = [silo for silo in silos if silo in reports and reports[silo].finished]
         false = [(silo, refused.get(silo, "was not asked to train")) for silo in finished]
@@ -85,13 +88,48 @@ def judge(
     )
 
 
-def _objection(report: Report | None, examples: int) -> str:
+def failures_in_a_row(earlier: Iterable[Summary], limit: int) -> dict[int, int]:
+    """Count, for each silo, the rounds in a row up to the last one in which it failed; see `count_failures`."""
+    failures: dict[int, int] = {}
+    for summary in earlier:
+        failures = count_failures(failures, summary, limit)
+    return failures
+
+
+def count_failures(before: Mapping[int, int], summary: Summary, limit: int) -> dict[int, int]:
+    """Count a round's failures: a silo that had no part in it keeps its count, one that was accepted starts anew.
+
+    Only what a silo's own report tells is held against it: a worker that was late or lost says nothing about its silos.
+
+    Parameters
+    ----------
+    before
+        Failures in a row of each silo up to the round before.
+    summary
+        The round.
+    limit
+        So many in a row bench a silo for good.
+    """
+    after = dict(before)
+    for entry in summary.silos:
+        if entry.silo not in summary.cohort or after.get(entry.silo, 0) >= limit:
+            continue
+        if not entry.reason:
+            after.pop(entry.silo, None)
+        elif entry.failed:
+            after[entry.silo] = after.get(entry.silo, 0) + 1
+    return after
+
+
+def _objection(report: Report | None, examples: int, elements: int) -> str:
     if report is None:
         return "no report within the update window"
     if not report.finished:
         return report.reason or "not finished"
     if report.examples != examples:
         return f"reports {report.examples} training examples, but the silo holds {examples}"
+    if report.elements != elements:
+        return f"reports an update of {report.elements} elements, but the model has {elements}"
     if not math.isfinite(report.loss_sum):
         return "reports a loss that is not finite"
     return ""

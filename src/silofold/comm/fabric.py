@@ -15,15 +15,15 @@ import numpy as np
 
 from silofold.comm import waiting
 from silofold.comm.world import CHUNK
-from silofold.errors import RequeueError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mpi4py import MPI
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
+    from silofold.messages import Members
     from silofold.topology import Layout
 
 
@@ -33,27 +33,32 @@ class Fabric:
     Parameters
     ----------
     world
-        Whose communicator the shards' communicators are made from.
+        Whose ranks they are.
     layout
         Roles of the ranks.
     slices
         Slice of each shard in the flat vector.
-    workers
-        Ranks of the member workers, ascending. A rank that is neither server nor member makes an empty fabric.
+    members
+        The workers. A rank that is neither server nor member makes an empty fabric.
+    seconds
+        Longest time that making the communicators may take.
     """
 
-    def __init__(self, world: World, layout: Layout, slices: Sequence[slice], workers: Sequence[int]) -> None:
-        self.workers = tuple(workers)
+    def __init__(self, world: World, layout: Layout, slices: Sequence[slice], members: Members, seconds: float) -> None:
+        self._world = world
         self._shards: list[tuple[MPI.Intracomm, slice]] = []
-        everyone = world.nursery.Get_group()
+        self._abandoned: list[object] = []
+        self.broken = ""
         for server, span in zip(layout.server_ranks, slices, strict=True):
-            if world.rank == server or world.rank in workers:
-                group = everyone.Incl([server, *workers])
-                self._shards.append((world.nursery.Create_group(group, tag=server), span))
-                group.Free()
-        everyone.Free()
+            if world.rank == server or world.rank in members.workers:
+                ranks = [server, *members.workers]
+                comm = world.weave(ranks, server, members.epoch, members.losses, seconds)
+                if comm is None:
+                    self._break("a member died before it could begin")
+                    return
+                self._shards.append((comm, span))
 
-    def share_model(self, vector: NDArray[np.float32], window: float) -> None:
+    def share_model(self, vector: NDArray[np.float32], window: float) -> str:
         """Broadcast every shard from its server into the vectors of the workers.
 
         Parameters
@@ -63,23 +68,23 @@ class Fabric:
         window
             Seconds within which it must be done.
 
-        Raises
-        ------
-        RequeueError
-            It is not: some member stopped or died.
+        Returns
+        -------
+        str
+            Empty, or what broke it: a member stopped or died. Then the fabric cannot be used again, and a worker must take
+            another vector, since late bytes may still land in this one.
         """
-        requests = []
-        for comm, span in self._shards:
-            part = vector[span] if comm.Get_rank() else vector
-            requests += [comm.Ibcast(part[at : at + CHUNK], 0) for at in range(0, len(part), CHUNK)]
-        self._complete(requests, window, "model broadcast")
 
-    def collect(
-        self,
-        mine: NDArray[Any],
-        counts: Sequence[int] | None,
-        window: float,
-    ) -> None:
+        def start() -> list[MPI.Request]:
+            requests = []
+            for comm, span in self._shards:
+                part = vector[span] if comm.Get_rank() else vector
+                requests += [comm.Ibcast(part[at : at + CHUNK], 0) for at in range(0, len(part), CHUNK)]
+            return requests
+
+        return self._complete(start, vector, window, "model broadcast")
+
+    def collect(self, mine: NDArray[Any], counts: Sequence[int] | None, window: float) -> str:
         """Bring the workers' updates into the shards: their sum, or each of them.
 
         Parameters
@@ -93,27 +98,49 @@ class Fabric:
         window
             Seconds within which it must be done.
 
-        Raises
-        ------
-        RequeueError
-            It is not.
+        Returns
+        -------
+        str
+            As in `share_model`; it is the server that must take another array.
         """
-        parts = [(comm, mine if comm.Get_rank() == 0 else mine[..., span]) for comm, span in self._shards]
-        if counts is None:
-            requests = [request for comm, part in parts for request in _reduce(comm, part)]
-        else:
-            parts = [(comm, np.ascontiguousarray(part)) for comm, part in parts]
-            requests = [_gather(comm, part, counts) for comm, part in parts]
-        self._complete(requests, window, "reduction")
 
-    def _complete(self, requests: list[MPI.Request], window: float, what: str) -> None:
+        def start() -> list[MPI.Request]:
+            parts = [(comm, mine if comm.Get_rank() == 0 else mine[..., span]) for comm, span in self._shards]
+            if counts is None:
+                return [request for comm, part in parts for request in _reduce(comm, part)]
+            parts = [(comm, np.ascontiguousarray(part)) for comm, part in parts]
+            self._abandoned = list(parts)  # the requests do not keep them
+            return [_gather(comm, part, counts) for comm, part in parts]
+
+        return self._complete(start, mine, window, "reduction")
+
+    def _complete(self, start: Callable[[], list[MPI.Request]], buffer: object, window: float, what: str) -> str:
+        from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
+
+        if self.broken:
+            return self.broken
+        requests: list[MPI.Request] = []
         try:
+            requests = start()
             waiting.complete(requests, time.monotonic() + window)
         except waiting.Timeout:
-            raise RequeueError(
-                f"the {what} was not over after {window:.0f} s (rounds.update_window): a rank of the round is stopped or "
-                "dead; resume the run"
-            ) from None
+            self._break(f"the {what} was not over after {window:.0f} s (rounds.update_window)")
+        except MPI.Exception as fault:
+            if not self._world.survives:
+                raise
+            self._break(f"the {what} broke: {fault.Get_error_string()}")
+        if self.broken:
+            self._abandoned += [requests, buffer]
+        else:
+            self._abandoned.clear()
+        return self.broken
+
+    def _break(self, why: str) -> None:
+        """Give the fabric up, and make the others do so where the library can."""
+        self.broken, self._world.troubled = why, True
+        if self._world.survives:
+            for comm, _ in self._shards:
+                comm.Revoke()
 
 
 def _reduce(comm: MPI.Intracomm, part: NDArray[Any]) -> list[MPI.Request]:
@@ -144,15 +171,22 @@ class Fabrics:
         Roles of the ranks.
     slices
         Slice of each shard in the flat vector.
+    seconds
+        Longest time that making a fabric may take, before the job is ended.
     """
 
-    def __init__(self, world: World, layout: Layout, slices: Sequence[slice]) -> None:
-        self._world, self._layout, self._slices = world, layout, slices
+    def __init__(self, world: World, layout: Layout, slices: Sequence[slice], seconds: float) -> None:
+        self._world, self._layout, self._slices, self._seconds = world, layout, slices, seconds
         self._made: dict[tuple[int, ...], Fabric] = {}
+        self._old: list[Fabric] = []
+        self._epoch = 0
 
-    def among(self, workers: Sequence[int]) -> Fabric:
+    def among(self, members: Members) -> Fabric:
         """Return the fabric of the servers and these workers; every one of them must ask for it."""
-        key = tuple(sorted(workers))
+        if members.epoch != self._epoch:  # kept, not forgotten: late bytes of a broken fabric must find their buffers
+            self._old += [fabric for fabric in self._made.values() if fabric.broken]
+            self._made, self._epoch = {}, members.epoch
+        key = tuple(members.workers)
         if key not in self._made:
-            self._made[key] = Fabric(self._world, self._layout, self._slices, key)
+            self._made[key] = Fabric(self._world, self._layout, self._slices, members, self._seconds)
         return self._made[key]

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 FIRST_SLEEP = 20e-6
 LONGEST_SLEEP = 1e-3
+IDLE_SLEEP = 20e-3
 GROWTH = 1.5
+PATIENCE = 1e-3
+"""A wait may end later than need be by this share of itself: who waits for long looks less often."""
 
 
 class Timeout(Exception):  # noqa: N818  (it is no fault by itself: the caller decides)
@@ -29,7 +32,7 @@ def until(happened: Callable[[], bool], deadline: float) -> None:
     Parameters
     ----------
     happened
-        Asked again and again, with growing sleeps of 20 µs to 1 ms in between.
+        Asked again and again, with growing sleeps of 20 µs to 1 ms in between, and up to 20 ms in a wait of many seconds.
     deadline
         On the clock of `time.monotonic`, seconds.
 
@@ -38,12 +41,13 @@ def until(happened: Callable[[], bool], deadline: float) -> None:
     Timeout
         It has not happened by the deadline.
     """
-    pause = FIRST_SLEEP
+    pause, begin = FIRST_SLEEP, time.monotonic()
     while not happened():
-        if time.monotonic() >= deadline:
+        now = time.monotonic()
+        if now >= deadline:
             raise Timeout
         time.sleep(pause)
-        pause = min(pause * GROWTH, LONGEST_SLEEP)
+        pause = min(pause * GROWTH, max(LONGEST_SLEEP, min(PATIENCE * (now - begin), IDLE_SLEEP)))
 
 
 def complete(requests: Sequence[MPI.Request], deadline: float) -> None:

@@ -1,27 +1,32 @@
 """The world of one rank: control messages with deadlines, and agreement at start-up.
 
 Control messages are small and go point to point between the scheduler and the others. They are received by matched
-probes and non-blocking receives, so that a sender that stops in the middle of a message holds up nobody. The world is
-handed its communicator and works on a duplicate of it.
+probes and non-blocking receives, so that a sender that stops in the middle of a message holds up nobody. A rank that dies
+is heard of like a message, where the MPI library survives it. The world is handed its communicator and works on a duplicate
+of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
 import sys
 import time
+import zlib
+from collections import deque
 from typing import TYPE_CHECKING, NoReturn
 
 import mpi4py
 import numpy as np
 
 from silofold import messages
-from silofold.comm import waiting
-from silofold.errors import SilofoldError, TopologyError
+from silofold.comm import failures, waiting
+from silofold.errors import RequeueError, SilofoldError, TopologyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mpi4py import MPI
     from numpy.typing import NDArray
@@ -59,33 +64,81 @@ class World:
         self.size: int = self.comm.Get_size()
         self._leaving: list[tuple[MPI.Request, bytes]] = []
         self._arriving: list[tuple[int, MPI.Request, bytearray]] = []
+        self._deaths: deque[int] = deque()
+        self._obituary = failures.Obituary(self.comm)
+        self.survives = self._obituary.supported
+        """Whether the survivors of a rank's death can go on."""
+        self.troubled = False
+        """Whether a rank died or a collective broke: the library's own farewell may then wait for ever."""
+        self.places: list[tuple[str, int]] = []
+        """Host and process of each rank."""
+        for answer in self.gather(f"{socket.gethostname()} {os.getpid()}".encode()):
+            host, _, pid = answer.decode().partition(" ")
+            self.places.append((host, int(pid)))
+
+    @property
+    def living(self) -> list[int]:
+        """Ranks that are not known to be dead, this one included."""
+        return [rank for rank in range(self.size) if rank not in self._obituary.dead]
+
+    @property
+    def losses(self) -> int:
+        """How many ranks are known to be dead."""
+        return len(self._obituary.dead)
 
     # --- control messages ------------------------------------------------------------------------------------------
 
     def say(self, message: messages.AnyMessage, to: int) -> None:
-        """Send a message without waiting for its receiver."""
-        data = messages.encode(message)
-        self._leaving = [entry for entry in self._leaving if not entry[0].Test()]
-        self._leaving.append((self.comm.Isend(data, dest=to, tag=CONTROL), data))
-
-    def poll(self) -> tuple[int, messages.AnyMessage] | None:
-        """Return the next message that has arrived whole, with its sender, or none."""
+        """Send a message without waiting for its receiver; to a dead rank it goes nowhere."""
         from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
 
+        data = messages.encode(message)
+        self._leaving = [entry for entry in self._leaving if not self._is_over(entry[0])]
+        with self._tolerating(MPI.Exception):
+            self._leaving.append((self.comm.Isend(data, dest=to, tag=CONTROL), data))
+
+    def poll(self) -> tuple[int, messages.AnyMessage] | None:
+        """Return the next message that has arrived whole, with its sender, or a death, or none."""
+        from mpi4py import MPI  # noqa: PLC0415  (as above)
+
         status = MPI.Status()
-        while (envelope := self.comm.Improbe(MPI.ANY_SOURCE, CONTROL, status)) is not None:
-            buffer = bytearray(status.Get_count(MPI.BYTE))
-            self._arriving.append((status.Get_source(), envelope.Irecv([buffer, MPI.BYTE]), buffer))
+        with self._tolerating(MPI.Exception):
+            while (envelope := self.comm.Improbe(MPI.ANY_SOURCE, CONTROL, status)) is not None:
+                buffer = bytearray(status.Get_count(MPI.BYTE))
+                self._arriving.append((status.Get_source(), envelope.Irecv([buffer, MPI.BYTE]), buffer))
         blocked = set()  # a sender's messages stay in order, also when a later, smaller one is complete first
         for index, (source, request, buffer) in enumerate(self._arriving):
-            if source not in blocked and request.Test():
+            if source not in blocked and self._is_over(request):
                 del self._arriving[index]
                 return source, messages.decode(buffer)
             blocked.add(source)
-        return None
+        self._deaths.extend(sorted(self._obituary.look()))
+        if not self._deaths:
+            return None
+        self.troubled = True
+        dead = self._deaths.popleft()
+        self._arriving = [entry for entry in self._arriving if entry[0] != dead]
+        return dead, messages.Gone()
+
+    @contextlib.contextmanager
+    def _tolerating(self, error: type[Exception]) -> Iterator[None]:
+        """Take an error of the library for news of a death, where it tells of deaths that way."""
+        try:
+            yield
+        except error:
+            if not self.survives:
+                raise
+            self._deaths.extend(sorted(self._obituary.look(now=True)))
+
+    def _is_over(self, request: MPI.Request) -> bool:
+        from mpi4py import MPI  # noqa: PLC0415  (as above)
+
+        with self._tolerating(MPI.Exception):
+            return bool(request.Test())
+        return False
 
     def hear(self, deadline: float) -> tuple[int, messages.AnyMessage]:
-        """Wait for the next message.
+        """Wait for the next message, or for the news that a rank has died.
 
         Parameters
         ----------
@@ -95,7 +148,7 @@ class World:
         Returns
         -------
         tuple
-            Rank of the sender and the message.
+            Rank of the sender and the message; `messages.Gone` in the name of a rank that has died.
 
         Raises
         ------
@@ -121,7 +174,71 @@ class World:
         waiting.Timeout
             Some receiver has not taken its message.
         """
-        waiting.complete([request for request, _ in self._leaving], time.monotonic() + seconds)
+        deadline = time.monotonic() + seconds
+        for request, _ in self._leaving:
+            waiting.until(lambda request=request: self._is_over(request), deadline)  # type: ignore[misc]
+        self._leaving.clear()
+
+    # --- communicators among some ranks ------------------------------------------------------------------------------
+
+    def weave(self, ranks: Sequence[int], tag: int, epoch: int, losses: int, seconds: float) -> MPI.Intracomm | None:
+        """Make a communicator of these ranks, each of which calls this; the others need not know.
+
+        Parameters
+        ----------
+        ranks
+            The members, this rank among them.
+        tag
+            Keeps apart what is made at the same time.
+        epoch
+            Likewise, for attempts one after the other.
+        losses
+            How many ranks are dead, as the scheduler sees it: the same number on every member.
+        seconds
+            The library's call has no deadline: after so many seconds the job ends, resumably.
+
+        Returns
+        -------
+        MPI.Intracomm or None
+            None if a member has died.
+        """
+        from mpi4py import MPI  # noqa: PLC0415  (as above)
+
+        members = self.nursery.Get_group().Incl(list(ranks))
+        words = (
+            f"silofold: rank {self.rank}: no communicator of ranks {list(ranks)} within {seconds:.0f} s; resume the run\n"
+        )
+        with failures.watchdog(seconds, words, self._end_job), self._tolerating(MPI.Exception):
+            if not losses:
+                return self.nursery.Create_group(members, tag=tag)
+            # Open MPI refuses to make a group's communicator out of one that has a dead member, but it makes one of nothing
+            mark = zlib.crc32(repr((tuple(ranks), epoch)).encode())
+            return MPI.Intracomm.Create_from_group(members, f"silofold.{tag}.{epoch}.{mark:08x}")
+        return None
+
+    def among(self, ranks: Sequence[int], generation: int, seconds: float) -> World:
+        """Make the world of these ranks, numbered in this order, out of what is left of this one.
+
+        Raises
+        ------
+        RequeueError
+            Another rank died meanwhile.
+        """
+        comm = self.weave(ranks, 0, generation, 1, seconds)
+        if comm is None:
+            raise RequeueError("another rank died while the survivors regrouped; resume the run")
+        world = World(comm)
+        world.troubled = True
+        return world
+
+    def end_rank(self, rank: int) -> bool:
+        """End the process of a rank that runs on this rank's host, and say whether it does."""
+        host, pid = self.places[rank]
+        if host != self.places[self.rank][0]:
+            return False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+        return True
 
     # --- start-up: collectives of all ranks --------------------------------------------------------------------------
 
@@ -227,10 +344,14 @@ class World:
     # --- the end -------------------------------------------------------------------------------------------------------
 
     def abort(self, code: int) -> NoReturn:
-        """End all ranks at once with an exit code that is not 0."""
+        """End all ranks at once with an exit code."""
         sys.stderr.flush()
+        sys.stdout.flush()
         self.comm.Abort(code)
         os._exit(code)  # Abort may return while the launcher ends the job
+
+    def _end_job(self) -> None:
+        self.abort(RequeueError.exit_code)
 
 
 def _chunks(array: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -267,13 +388,20 @@ def connect() -> World:
     return World(MPI.COMM_WORLD)
 
 
-def finish(world: World, seconds: float = 10.0) -> None:
-    """Leave MPI once all messages are delivered."""
+def finish(world: World, code: int, seconds: float = 10.0) -> NoReturn:
+    """Leave MPI once all messages are delivered, and end this process within so many seconds, whatever has died."""
     from mpi4py import MPI  # noqa: PLC0415  (see above)
 
     with contextlib.suppress(waiting.Timeout):
         world.flush(seconds)
-    MPI.Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if not (world.troubled and world.survives):
+        # where the launcher takes a missing farewell for a crash, the end of the job is said by Abort, which has a code
+        end = (lambda: os._exit(code)) if world.survives or world.rank else (lambda: world.abort(code))
+        with failures.watchdog(seconds, "", end):
+            MPI.Finalize()
+    os._exit(code)
 
 
 def library_version() -> str:

@@ -28,6 +28,7 @@ class History:
     """
 
     def __init__(self, path: Path, earlier: Sequence[Summary]) -> None:
+        self.earlier = tuple(earlier)
         rundir.write_atomically(path, b"".join(map(_line, earlier)))
         self._file = path.open("ab")
 

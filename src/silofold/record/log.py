@@ -28,6 +28,9 @@ def start(path: Path, title: str) -> None:
     root = logging.getLogger("silofold")
     root.setLevel(logging.INFO)
     root.propagate = False
+    for old in root.handlers[:]:  # of this process before it regrouped
+        root.removeHandler(old)
+        old.close()
     for handler in (file, stream):
         handler.setFormatter(form)
         root.addHandler(handler)

@@ -88,6 +88,10 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: found {found[0]!r} and no run.json, expected an empty folder or a run")
         return False
 
+    def release(self) -> None:
+        """Let another process, or this one again, claim the folder."""
+        self._lock.close()
+
     def read_record(self) -> dict[str, Any]:
         """Read ``run.json``.
 

@@ -9,20 +9,34 @@ from typing import TYPE_CHECKING, TypeVar
 from silofold import topology
 from silofold.comm import waiting
 from silofold.errors import RequeueError
-from silofold.messages import AnyMessage, Plan, Ready
+from silofold.messages import Alive, AnyMessage, Expel, Gone, Halt, Here, Over, Plan, Ready, Regroup
 
 if TYPE_CHECKING:
     from silofold.comm.world import World
     from silofold.config import Settings
     from silofold.data.silo import Manifest
-    from silofold.messages import Summary, Tally
+    from silofold.messages import Members, Summary, Tally
     from silofold.protocols import Strategy
     from silofold.record.rundir import RunFolder
 
 GRACE = 2.0
 """Seconds beyond a window for messages that were sent within it."""
+LEAST_RANKS = 3
+"""A scheduler, a server and a worker."""
 
 M = TypeVar("M", bound=AnyMessage)
+
+
+class RankLost(Exception):  # noqa: N818  (no fault of the run: the survivors go on from the newest checkpoint)
+    """A server or the scheduler is gone."""
+
+
+class RunOver(Exception):  # noqa: N818  (likewise)
+    """The run has ended without this rank."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -67,40 +81,128 @@ class Job:
         return [silo.train.examples for silo in self.data.silos]
 
     @property
-    def hosted(self) -> list[tuple[int, ...]]:
-        """Silos of each worker."""
-        return topology.assign_silos(self.examples, len(self.layout.worker_ranks))
+    def silence(self) -> float:
+        """Seconds without any word of the scheduler after which it is given up."""
+        return self.settings.rounds.start_window + GRACE
+
+    def hosted(self) -> dict[int, tuple[int, ...]]:
+        """Spread the silos over the workers, as a run begins."""
+        ranks = self.layout.worker_ranks
+        return dict(zip(ranks, topology.assign_silos(self.examples, len(ranks)), strict=True))
 
     def counts(self, tally: Tally) -> list[int] | None:
         """Count the updates that each contributing worker sends, or none where it sends one sum."""
-        if self.strategy.needs == "sum":
-            return None
-        accepted = set(tally.accepted)
-        mine = dict(zip(self.layout.worker_ranks, self.hosted, strict=True))
-        return [sum(silo in accepted for silo in mine[rank]) for rank in tally.workers]
+        return None if self.strategy.needs == "sum" else [len(silos) for silos in tally.silos]
+
+
+def is_member(world: World, job: Job, members: Members) -> bool:
+    """Whether this rank moves model bytes with these members."""
+    return world.rank in job.layout.server_ranks or world.rank in members.workers
 
 
 def await_plan(world: World, job: Job) -> Plan:
-    """Tell the scheduler that this rank is ready, and wait for the plan of the next round."""
+    """Tell the scheduler that this rank is ready, and wait for the next plan that it is a member of."""
     world.say(Ready(job.layout.title(world.rank)), topology.SCHEDULER)
-    rounds = job.settings.rounds
-    return expect(world, Plan, rounds.update_window + 2 * rounds.start_window + GRACE)
+    while True:
+        plan = expect(world, job, Plan)
+        if is_member(world, job, plan.members):
+            return plan
 
 
-def expect(world: World, kind: type[M], seconds: float) -> M:
-    """Wait for the scheduler's next message, which must be of this kind.
+def expect(world: World, job: Job, kind: type[M]) -> M:
+    """Wait for the scheduler's next message of the round, which must be of this kind.
+
+    Raises
+    ------
+    RankLost
+        The scheduler died or is silent, or it tells that a server did.
+    RunOver
+        The run has ended.
+    RequeueError
+        The scheduler is silent and cannot be ended from here, or says something else.
+    """
+    expelled = False
+    while True:
+        try:
+            rank, message = world.hear(time.monotonic() + job.silence)
+        except waiting.Timeout:
+            if world.survives and not expelled and world.end_rank(topology.SCHEDULER):
+                expelled = True
+                continue
+            raise RequeueError(
+                f"rank {world.rank} heard nothing of the scheduler for {job.silence:.0f} s; resume the run"
+            ) from None
+        match message:
+            case Gone() if rank == topology.SCHEDULER:
+                raise RankLost("the scheduler is dead")
+            case Halt():
+                raise RankLost("a server is dead")
+            case Over():
+                raise RunOver(message.exit_code)
+            case Expel():
+                world.end_rank(message.rank)
+            case Gone() | Alive():
+                pass
+            case _ if isinstance(message, kind):
+                return message
+            case _:
+                raise RequeueError(f"rank {world.rank} expected a {kind.__name__} of the scheduler, found {message}")
+
+
+def regroup(world: World, job: Job, generation: int) -> World:
+    """Find out which ranks are still there, and make the world of those; every survivor calls this.
+
+    The lowest living rank leads. Roles come in their order: a server that is left stays a server unless it must schedule.
 
     Raises
     ------
     RequeueError
-        It has not come within so many seconds: the scheduler is gone.
+        Too few are left, or nobody leads.
     """
-    try:
-        _, message = world.hear(time.monotonic() + seconds)
-    except waiting.Timeout:
-        raise RequeueError(
-            f"rank {world.rank} waited {seconds:.0f} s for the scheduler's {kind.__name__.lower()}; resume the run"
-        ) from None
-    if not isinstance(message, kind):
-        raise RequeueError(f"rank {world.rank} expected a {kind.__name__} of the scheduler, found {message}")
-    return message
+    rounds = job.settings.rounds
+    seconds = rounds.update_window + rounds.start_window + GRACE  # a worker may be in the middle of its training
+    order: Regroup | None = None
+    while order is None:
+        leader = world.living[0]
+        order = _call_together(world, seconds) if world.rank == leader else _hear_leader(world, leader, seconds)
+    for rank in order.expelled:
+        world.end_rank(rank)
+    return world.among(order.ranks, generation, rounds.start_window)
+
+
+def _hear_leader(world: World, leader: int, seconds: float) -> Regroup | None:
+    """Tell the leader that this rank is there, and return what it says; nothing if it dies."""
+    world.say(Here(), leader)
+    while True:
+        try:
+            rank, message = world.hear(time.monotonic() + seconds)
+        except waiting.Timeout:
+            raise RequeueError(
+                f"rank {world.rank} heard nothing of rank {leader}, which leads now; resume the run"
+            ) from None
+        if isinstance(message, Regroup):
+            return message
+        if isinstance(message, Gone) and rank == leader:
+            return None
+
+
+def _call_together(world: World, seconds: float) -> Regroup:
+    """Call every living rank, wait for the answers, and tell those that answered who goes on."""
+    there = {world.rank}
+    for rank in world.living[1:]:
+        world.say(Halt(), rank)
+    deadline = time.monotonic() + seconds
+    while not there >= set(world.living):
+        try:
+            rank, message = world.hear(deadline)
+        except waiting.Timeout:
+            break
+        if isinstance(message, Here):
+            there.add(rank)
+    there &= set(world.living)
+    if len(there) < LEAST_RANKS:
+        raise RequeueError(f"{len(there)} ranks are left, expected at least {LEAST_RANKS}; resume the run")
+    order = Regroup(tuple(sorted(there)), tuple(sorted(set(world.living) - there)))
+    for rank in sorted(there - {world.rank}):
+        world.say(order, rank)
+    return order

@@ -15,8 +15,14 @@ from silofold.comm import waiting
 from silofold.errors import ReplayError, RequeueError
 from silofold.evaluation.accuracy import wilson
 from silofold.messages import (
+    Alive,
     Applied,
     Evaluation,
+    Expel,
+    Gone,
+    Members,
+    Moved,
+    Over,
     Phases,
     Plan,
     RankPhases,
@@ -29,10 +35,11 @@ from silofold.messages import (
     Tally,
 )  # fmt: skip
 from silofold.record import checkpoint
-from silofold.roles.job import GRACE
+from silofold.roles.job import GRACE, RankLost
+from silofold.roles.roster import Roster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -45,6 +52,8 @@ if TYPE_CHECKING:
     from silofold.roles.job import Job
 
 logger = logging.getLogger(__name__)
+BEAT = 0.25
+"""Share of the start window after which ranks that wait hear that the scheduler is alive."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -86,12 +95,17 @@ class Scheduler:
         self._settings, self._slices, self._changes = settings, slices, changes
         self._cohort: Cohort = plugins.load("cohort", job.settings.cohort)
         self.vector: NDArray[np.float32] = np.empty(0, np.float32)
-        self._hosted = dict(zip(job.layout.worker_ranks, job.hosted, strict=True))
+        self._servers = set(job.layout.server_ranks)
+        self._roster = Roster(job.hosted(), job.layout.standby_ranks, job.examples)
         self._number, self._counted, self._voids = job.start_round, job.counted, job.voids
+        self._failures = tallies.failures_in_a_row(history.earlier, job.settings.rounds.bench_after)
+        self._epoch = 0
         self._ready: set[int] = set()
-        self._late: set[int] = set()
+        self._listening: set[int] = set(self._servers)
+        self._late: dict[int, int] = {}
         self._evaluations: dict[int, Evaluation] = {}
         self._reports: dict[int, Reports] = {}
+        self._words: dict[int, Moved] = {}
         self._applied: dict[int, Applied] = {}
         self._saved: dict[str, Saved] = {}
         self._plan: Plan | None = None
@@ -100,37 +114,42 @@ class Scheduler:
         self._moved: dict[int, int] = {}
         """Round in which each silo's update was last accepted, since the start."""
         self._verdict: Verdict | None = None
+        self._tally: Tally | None = None
         self._summary: Summary | None = None
         self._began = self._closed = 0.0
+        self._next_beat = 0.0
 
     # --- the round ---------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
         """Wait for ready ranks, draw the cohort among them, tell everyone."""
-        rounds, layout = self._job.settings.rounds, self._job.layout
-        servers, workers = set(layout.server_ranks), set(layout.worker_ranks)
+        rounds = self._job.settings.rounds
+        self._roster.rehost(self._ready, momentum=self._job.settings.local.keep_momentum)
         # nobody waits for a worker that missed the last window: when it comes back it joins the round after
-        self._hear(lambda: self._ready >= servers | (workers - self._late), rounds.start_window)
-        present = sorted(self._ready & workers)
-        silos = sorted(silo for rank in present for silo in self._hosted[rank])
-        wanted = tallies.start_quorum(rounds.start_quorum, len(self._job.data.silos))
-        if len(silos) < wanted or not self._ready >= servers:
+        self._hear(lambda: self._ready >= self._servers | (self._roster.hosts - set(self._late)), rounds.start_window)
+        present, silos = self._present()
+        wanted = tallies.start_quorum(rounds.start_quorum, len(self._job.data.silos) - len(self._benched()))
+        if len(silos) < wanted or not self._ready >= self._servers:
             # late ones too get their chance before the job is given up
-            self._hear(lambda: self._ready >= servers | workers, rounds.start_window)
-            present = sorted(self._ready & workers)
-            silos = sorted(silo for rank in present for silo in self._hosted[rank])
-        if len(silos) < wanted or not self._ready >= servers:
-            missing = ", ".join(layout.title(rank) for rank in sorted((servers | workers) - self._ready))
+            self._hear(lambda: self._ready >= self._servers | self._roster.hosts, rounds.start_window)
+            present, silos = self._present()
+        if missing := self._servers - self._ready:
+            self._lose(missing, "are not ready for the next round")
+        if len(silos) < wanted:
+            absent = (
+                ", ".join(self._job.layout.title(rank) for rank in sorted(self._roster.hosts - self._ready)) or "no rank"
+            )
             raise RequeueError(
                 f"round {self._number}: {len(silos)} silos were ready within rounds.start_window = {rounds.start_window} s, "
-                f"rounds.start_quorum asks for {wanted}; missing: {missing}"
+                f"rounds.start_quorum asks for {wanted}; missing: {absent}"
             )
         last = self._is_over()
         cohort = [] if last else self._draw(silos)
         carried = self._carried(set(range(len(self._job.data.silos))) - set(silos))
         plan = Plan(
             round=self._number,
-            workers=tuple(present),
+            members=Members(tuple(present), self._epoch, self._world.losses),
+            hosted=(),
             cohort=tuple(cohort),
             total_weight=sum(self._job.strategy.weight(self._job.examples[silo]) for silo in cohort),
             window=rounds.update_window,
@@ -141,37 +160,42 @@ class Scheduler:
             last=last,
         )
         self._begin(plan)
-        for rank in (*layout.server_ranks, *present):
-            self._world.say(plan, rank)
-        self._ready -= servers | set(present)
+        for rank in sorted(self._ready):
+            self._world.say(_replace(plan, hosted=self._roster.silos_of(rank)), rank)
+        self._ready -= self._servers | set(present)
+        self._listening = self._servers | self._ready
         return plan
 
-    def evaluate(self, plan: Plan) -> None:
+    def evaluate(self, plan: Plan, broken: str) -> None:
         """Nothing yet: evaluations arrive while others still train. After the last round, wait for all of them."""
+        del broken
         if plan.last:
             complete = self._hear(
-                lambda: len(self._evaluations) == len(plan.workers) and self._checkpoint is None, plan.window + GRACE
+                lambda: set(self._evaluations) >= self._alive(plan.members.workers) and self._checkpoint is None,
+                plan.window + GRACE,
             )
-            if not complete:
+            if not complete or not self._evaluations:
                 raise RequeueError("the last model was not evaluated and saved in time; resume the run")
+            self._complete_summary()
+            for rank in self._world.living[1:]:
+                if rank not in self._servers and rank not in plan.members.workers:
+                    self._world.say(Over(plan.exit_code), rank)
 
     def train(self, plan: Plan) -> Tally:
         """Wait for the reports until the update window ends, and decide what counts."""
-        rounds = self._job.settings.rounds
-        self._hear(lambda: len(self._reports) == len(plan.workers), plan.window + GRACE)
-        self._late = set(plan.workers) - set(self._reports)
-        for rank in self._late:
-            logger.warning("round %d: no report of %s in time", plan.round, self._job.layout.title(rank))
-        reports = {report.silo: report for message in self._reports.values() for report in message.reports}
-        self._verdict = verdict = tallies.judge(
-            plan.cohort, reports, self._job.examples, self._job.strategy.weight, rounds.update_ratio, self._job.hosted
-        )
+        in_time = self._hear(lambda: self._is_closed(plan), plan.window + GRACE)
+        missing = self._alive(plan.members.workers) - set(self._reports)
+        if not in_time:
+            self._note_late(missing, plan.round)
+        for rank in missing:
+            self._late.setdefault(rank, 0)
+        if set(plan.members.workers) - set(self._reports):
+            self._epoch += 1
+        self._judge(plan)
+        verdict = self._verdict or _NONE
         script = self._job.script.get(plan.round)
         met = verdict.quorum_met and bool(plan.cohort) if script is None else not script.void
-        contributors = [rank for rank in plan.workers if set(self._hosted[rank]) & set(verdict.accepted)]
-        tally = Tally(plan.round, tuple(contributors), verdict.accepted, verdict.weights, met)
-        for rank in (*self._job.layout.server_ranks, *plan.workers):
-            self._world.say(tally, rank)
+        tally = self._say_tally(plan, attempt=1, met=met)
         self._complete_summary()
         self._closed = time.monotonic()
         return tally
@@ -181,22 +205,59 @@ class Scheduler:
         del tally
         return self.vector
 
-    def apply(self, received: NDArray[np.generic], tally: Tally) -> None:
+    def settle(self, tally: Tally, moved: NDArray[np.generic], broken: str) -> Tally:
+        """Wait until every server has its sum; if a member is lost meanwhile, tally again without it."""
+        del moved, broken
+        plan, window = self._plan, self._job.settings.rounds.update_window
+        if plan is None:
+            raise AssertionError
+        everyone = self._servers | set(tally.members.workers)
+
+        def whole() -> bool:
+            return {rank for rank, word in self._words.items() if not word.broken} >= self._servers
+
+        self._hear(lambda: whole() or any(word.broken for word in self._words.values()), window + GRACE)
+        if any(word.broken for word in self._words.values()):
+            self._epoch += 1
+        unsound = next((word.unsound for word in self._words.values() if word.unsound), "")
+        if unsound:
+            self._verdict = tallies.Verdict((), (), dict.fromkeys(tally.accepted, unsound), quorum_met=False)
+            return self._say_tally(plan, attempt=tally.attempt + 1, met=False)
+        if whole():
+            return self._say(_replace(tally, settled=True))
+        self._hear(lambda: set(self._words) >= self._alive(everyone), GRACE)
+        silent = self._alive(everyone) - set(self._words)
+        self._epoch += 1
+        if lost := silent & self._servers:
+            self._lose(lost, "did not answer after the reduction")
+        if tally.attempt > len(tally.members.workers):
+            raise RequeueError(f"round {plan.round}: the reduction broke {tally.attempt} times; resume the run")
+        self._note_late(silent, plan.round)
+        for rank in set(self._reports) - self._alive(self._words):
+            self._reports.pop(rank)
+        self._judge(plan)
+        return self._say_tally(plan, attempt=tally.attempt + 1, met=(self._verdict or _NONE).quorum_met)
+
+    def apply(self, moved: NDArray[np.generic], tally: Tally) -> None:
         """Wait until every server has moved its shard."""
-        del received
+        del moved, tally
         servers = self._job.layout.servers
         if not self._hear(lambda: len(self._applied) == servers, self._job.settings.rounds.update_window + GRACE):
-            missing = sorted(set(range(servers)) - set(self._applied))
-            raise RequeueError(f"round {tally.round}: no word of servers {missing} after the reduction; resume the run")
+            ranks = list(self._job.layout.server_ranks)
+            self._lose({ranks[shard] for shard in set(range(servers)) - set(self._applied)}, "did not apply the update")
 
     def record(self, plan: Plan, tally: Tally) -> None:
         """Summarise the round, but for the evaluation: that comes with the next one."""
         self._summary = self._summarise(plan, tally)
-        if tally.quorum_met:
+        if tally.settled:
             self._moved |= dict.fromkeys(tally.accepted, plan.round)
         self._number += 1
         self._voids = self._voids + 1 if self._summary.void else 0
         self._counted += not self._summary.void or self._job.settings.rounds.count_void
+        before = self._benched()
+        self._failures = tallies.count_failures(self._failures, self._summary, self._job.settings.rounds.bench_after)
+        for silo in sorted(self._benched() - before):
+            logger.warning("silo %d failed in %d rounds in a row and trains no more", silo, self._failures[silo])
         if self._voids >= self._job.settings.rounds.max_void and not self._job.script:
             reasons = "; ".join(f"silo {silo}: {why}" for silo, why in (self._verdict or _NONE).refused.items())
             raise RequeueError(f"{self._voids} void rounds in a row (rounds.max_void); the last one: {reasons}")
@@ -213,34 +274,154 @@ class Scheduler:
         """Take messages until there are enough; False if the time ran out first."""
         deadline = time.monotonic() + seconds
         while not enough():
+            now = time.monotonic()
+            if now >= self._next_beat:
+                self._beat(now)
             try:
-                rank, message = self._world.hear(deadline)
+                rank, message = self._world.hear(min(deadline, self._next_beat))
             except waiting.Timeout:
-                return False
+                if time.monotonic() >= deadline:
+                    return False
+                continue
             self._take(rank, message)
         return True
+
+    def _beat(self, now: float) -> None:
+        """Tell those who wait that there is still someone to wait for."""
+        self._next_beat = now + BEAT * self._job.settings.rounds.start_window
+        for rank in self._listening:
+            self._world.say(Alive(), rank)
 
     def _take(self, rank: int, message: AnyMessage) -> None:
         current = self._plan.round if self._plan else 0
         match message:
+            case Gone():
+                self._bury(rank)
             case Ready():
                 self._ready.add(rank)
-                self._late.discard(rank)
+                self._listening.add(rank)
+                self._late.pop(rank, None)
             case Evaluation() if message.round == current:
                 self._evaluations[rank] = message
-                if self._plan and len(self._evaluations) == len(self._plan.workers):
+                if self._plan and len(self._evaluations) == len(self._plan.members.workers):
                     self._complete_summary()
-            case Reports() if message.round == current:
+            case Reports() if message.round == current and self._tally is None:
                 self._reports[rank] = message
+                self._listening.add(rank)
+            case Moved() if self._tally and (message.round, message.attempt) == (current, self._tally.attempt):
+                self._words[rank] = message
             case Applied() if message.round == current:
                 self._applied[message.shard] = message
             case Saved() if self._checkpoint and message.round == self._checkpoint[0].round - 1:
                 self._saved[message.title] = message
+            case Moved():
+                pass  # of a worker, after the servers have settled the matter
             case _:
                 logger.info("dropped: %s of %s comes too late", type(message).__name__, self._job.layout.title(rank))
         self._publish_checkpoint()
 
+    def _bury(self, rank: int) -> None:
+        """Take note of a death.
+
+        Raises
+        ------
+        RankLost
+            A server: its shard must come back from a checkpoint.
+        RequeueError
+            A worker that kept its silos' momentum.
+        """
+        title = self._job.layout.title(rank)
+        logger.warning("%s is dead", title)
+        for ranks in (self._ready, self._listening):
+            ranks.discard(rank)
+        self._late.pop(rank, None)
+        if self._tally is None:
+            self._reports.pop(rank, None)
+        self._epoch += 1
+        if rank in self._servers:
+            raise RankLost(f"{title} is dead")
+        if self._job.settings.local.keep_momentum and self._roster.silos_of(rank):
+            raise RequeueError(f"{title} is dead, and with it the momentum that its silos keep; resume the run")
+        self._roster.bury(rank)
+
+    def _lose(self, servers: Iterable[int], why: str) -> None:
+        """Go on without servers that live but do not answer.
+
+        Raises
+        ------
+        RankLost
+            They are expelled.
+        RequeueError
+            They cannot be.
+        """
+        titles = ", ".join(self._job.layout.title(rank) for rank in sorted(servers))
+        if not self._world.survives:
+            raise RequeueError(f"{titles} {why}; resume the run")
+        logger.warning("%s %s", titles, why)
+        raise RankLost(f"{titles} {why}")
+
+    def _note_late(self, ranks: Iterable[int], number: int) -> None:
+        """Count the windows that these ranks missed in a row, and expel who has missed too many."""
+        for rank in ranks:
+            self._late[rank] = self._late.get(rank, 0) + 1
+            title = self._job.layout.title(rank)
+            logger.warning("round %d: nothing of %s in time", number, title)
+            if self._world.survives and self._late[rank] >= self._job.settings.rounds.bench_after:
+                logger.warning("%s missed %d windows in a row and is expelled", title, self._late[rank])
+                host = self._world.places[rank][0]
+                beside = [other for other in self._listening if self._world.places[other][0] == host and other != rank]
+                if not self._world.end_rank(rank) and beside:
+                    self._world.say(Expel(rank), min(beside))
+
+    def _alive(self, ranks: Iterable[int]) -> set[int]:
+        return set(ranks) & set(self._world.living)
+
+    def _is_closed(self, plan: Plan) -> bool:
+        """Whether nothing more is to be waited for."""
+        if set(self._reports) >= self._alive(plan.members.workers):
+            return True
+        if self._job.settings.rounds.close == "all" or self._job.script:
+            return False
+        finished = sum(report.finished for message in self._reports.values() for report in message.reports)
+        return finished >= tallies.needed(self._job.settings.rounds.update_ratio, len(plan.cohort))
+
+    def _judge(self, plan: Plan) -> None:
+        """Decide what counts of the reports that are here."""
+        reports = {report.silo: report for message in self._reports.values() for report in message.reports}
+        hosted = [self._roster.silos_of(rank) for rank in self._reports]
+        self._verdict = tallies.judge(
+            plan.cohort, reports, self._job.examples, self._job.strategy.weight, self._job.settings.rounds.update_ratio,
+            hosted, self._slices[-1].stop,
+        )  # fmt: skip
+
+    def _say_tally(self, plan: Plan, attempt: int, *, met: bool) -> Tally:
+        verdict = self._verdict or _NONE
+        accepted = set(verdict.accepted)
+        silos = {rank: tuple(sorted(accepted & set(self._roster.silos_of(rank)))) for rank in sorted(self._reports)}
+        workers = [rank for rank, mine in silos.items() if mine]
+        members = Members(tuple(workers), self._epoch, self._world.losses)
+        mine = tuple(silos[rank] for rank in workers)
+        return self._say(Tally(plan.round, attempt, members, mine, verdict.weights, met))
+
+    def _say(self, tally: Tally) -> Tally:
+        """Tell a tally to every rank that heard the plan; those that are late find it when they come."""
+        self._tally, self._words = tally, {}
+        for rank in sorted(self._alive(self._servers.union(self._plan.members.workers if self._plan else ()))):
+            self._world.say(tally, rank)
+        return tally
+
     # --- parts of the plan -----------------------------------------------------------------------------------------------
+
+    def _present(self) -> tuple[list[int], list[int]]:
+        """List the workers that are ready, and their silos that may train."""
+        present = sorted(self._ready & self._roster.hosts)
+        silos = {silo for rank in present for silo in self._roster.silos_of(rank)}
+        return present, sorted(silos - self._benched())
+
+    def _benched(self) -> set[int]:
+        """List the silos that failed too often in a row; a replay follows its record instead."""
+        limit = self._job.settings.rounds.bench_after
+        return set() if self._job.script else {silo for silo, count in self._failures.items() if count >= limit}
 
     def _is_over(self) -> bool:
         if self._job.script:
@@ -274,12 +455,12 @@ class Scheduler:
         now = time.monotonic()
         if self._summary is not None:
             self._summary = _replace(self._summary, seconds=_replace(self._summary.seconds, total=now - self._began))
-        self._began, self._plan, self._verdict = now, plan, None
-        self._evaluations, self._reports, self._applied = {}, {}, {}
+        self._began, self._plan, self._verdict, self._tally = now, plan, None, None
+        self._evaluations, self._reports, self._words, self._applied = {}, {}, {}, {}
         if plan.checkpoint:
             # one that is still unfinished a whole period later is overtaken: its files are of no use any more
-            titles = {self._job.layout.title(rank) for rank in (*self._job.layout.server_ranks, *plan.workers)}
-            self._checkpoint, self._saved = (plan, titles), {}
+            ranks = [*self._servers, *(plan.members.workers if self._job.settings.local.keep_momentum else ())]
+            self._checkpoint, self._saved = (plan, {self._job.layout.title(rank) for rank in ranks}), {}
 
     # --- the record ------------------------------------------------------------------------------------------------------
 
@@ -290,7 +471,7 @@ class Scheduler:
         seen = sum(report.seen for report in counted)
         parameters = self._slices[-1].stop
         width = 8 if self._job.settings.reduction == "exact" and self._job.strategy.needs == "sum" else 4
-        senders = len(tally.workers) if self._job.strategy.needs == "sum" else len(tally.accepted)
+        senders = len(tally.members.workers) if self._job.strategy.needs == "sum" else len(tally.accepted)
         evaluations, applied = self._evaluations.values(), self._applied.values()
         arrivals = [evaluation.broadcast_seconds + evaluation.seconds for evaluation in evaluations]
         spans = [message.seconds for message in self._reports.values()]
@@ -317,7 +498,7 @@ class Scheduler:
                 total=0.0,
             ),
             ranks=self._rank_phases(),
-            bytes_down=4 * parameters * len(plan.workers),
+            bytes_down=4 * parameters * len(plan.members.workers),
             bytes_up=width * parameters * senders if tally.quorum_met else 0,
             model_sha256="",
             shard_sha256=[self._applied[shard].sha256 for shard in sorted(self._applied)],
@@ -350,6 +531,7 @@ class Scheduler:
             train_examples=info.train.examples,
             train_loss=report.loss_sum / report.seen if report and report.finished and report.seen else None,
             reason=verdict.refused.get(silo, ""),
+            failed=report is not None and not report.finished and not report.reason.startswith(_NOT_ITS_FAULT),
         )
 
     def _complete_summary(self) -> None:
@@ -390,6 +572,9 @@ class Scheduler:
         plan, _ = self._checkpoint
         self._checkpoint = None
         digests = [found.model_sha256 for found in self._evaluations.values() if found.model_sha256]
+        if not digests:
+            logger.warning("checkpoint of round %d given up: nobody could tell the model's digest", plan.round - 1)
+            return
         manifest = checkpoint.Manifest(
             schema=checkpoint.SCHEMA,
             round=plan.round - 1,
@@ -417,6 +602,7 @@ class Scheduler:
         logger.info("checkpoint of round %d written (slowest rank %.3f s)", manifest.round, slowest)
 
 
+_NOT_ITS_FAULT = ("out of time", "the model did not arrive")
 _NONE = tallies.Verdict((), (), {}, quorum_met=False)
 
 
@@ -432,7 +618,7 @@ def _compare(recorded: Summary, found: Summary, changes: Sequence[str]) -> None:
     ReplayError
         The models differ.
     """
-    if found.model_sha256 == recorded.model_sha256:
+    if found.model_sha256 == recorded.model_sha256 or not recorded.model_sha256:  # nobody lived to tell it
         return
     shards = "with another number of servers it cannot be said which shard"
     if len(found.shard_sha256) == len(recorded.shard_sha256):

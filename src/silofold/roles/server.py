@@ -10,7 +10,7 @@ import numpy as np
 
 from silofold import plugins, topology
 from silofold.aggregation import exact
-from silofold.messages import Applied, Saved, Tally, sha256
+from silofold.messages import Applied, Moved, Saved, Tally, sha256
 from silofold.record import checkpoint
 from silofold.roles import job as jobs
 
@@ -58,8 +58,10 @@ class Server:
         """Wait for the round's plan."""
         return jobs.await_plan(self._world, self._job)
 
-    def evaluate(self, plan: Plan) -> None:
+    def evaluate(self, plan: Plan, broken: str) -> None:
         """Write the shard into the checkpoint while the workers evaluate and train: servers idle then."""
+        if broken:
+            logger.warning("round %d: %s", plan.round, broken)
         if not plan.checkpoint:
             return
         begin = time.perf_counter()
@@ -74,14 +76,23 @@ class Server:
 
     def train(self, plan: Plan) -> Tally:
         """Wait for the tally."""
-        return jobs.expect(self._world, Tally, plan.window + self._job.settings.rounds.start_window + jobs.GRACE)
+        del plan
+        return jobs.expect(self._world, self._job, Tally)
 
     def update(self, tally: Tally) -> NDArray[Any]:
         """Return the room that receives the shard's sum, or every accepted silo's slice."""
         self._clock = time.perf_counter()
-        if self._job.strategy.needs == "sum":
-            return self._sum
-        return np.empty((len(tally.accepted), len(self.vector)), np.float32)
+        if self._job.strategy.needs == "each":
+            return np.empty((len(tally.accepted), len(self.vector)), np.float32)
+        if tally.attempt > 1:  # late bytes of the attempt before may still land in the old one
+            self._sum = np.zeros_like(self._sum)
+        return self._sum
+
+    def settle(self, tally: Tally, moved: NDArray[Any], broken: str) -> Tally:
+        """Tell whether the sum is here and sound, and wait for what is to be done with it."""
+        unsound = "" if broken or np.isfinite(moved).all() else f"server {self._shard} received numbers that are not finite"
+        self._world.say(Moved(tally.round, tally.attempt, broken, unsound), topology.SCHEDULER)
+        return jobs.expect(self._world, self._job, Tally)
 
     def apply(self, received: NDArray[Any], tally: Tally) -> None:
         """Combine what was received and move the shard."""
@@ -105,8 +116,8 @@ class Server:
         if not tally.quorum_met:
             logger.warning("round %d is void: the model stands", plan.round)
 
-    def _by_silo(self, tally: Tally) -> list[int]:
+    @staticmethod
+    def _by_silo(tally: Tally) -> list[int]:
         """Where each accepted silo's row lies: rows arrive by worker."""
-        accepted, hosted = set(tally.accepted), dict(zip(self._job.layout.worker_ranks, self._job.hosted, strict=True))
-        arrived = [silo for rank in tally.workers for silo in hosted[rank] if silo in accepted]
+        arrived = [silo for silos in tally.silos for silo in silos]
         return [arrived.index(silo) for silo in tally.accepted]

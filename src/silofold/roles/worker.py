@@ -11,12 +11,15 @@ import torch
 
 from silofold import seeds, topology
 from silofold.aggregation import exact
-from silofold.messages import Evaluation, Report, Reports, Saved, SavedFile, Score, Tally, sha256
+from silofold.errors import SilofoldError
+from silofold.messages import Evaluation, Moved, Report, Reports, Saved, SavedFile, Score, Tally, sha256
 from silofold.record import checkpoint, rundir
 from silofold.roles import job as jobs
 from silofold.training import flat, local
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
@@ -35,7 +38,7 @@ class Silo(NamedTuple):
 
 
 class Worker:
-    """Rank S + 1 and up.
+    """A rank that trains, or a standby that will when silos are given to it.
 
     Parameters
     ----------
@@ -47,6 +50,8 @@ class Worker:
         The run's model; its vector receives the global model.
     silos
         The hosted silos by index.
+    load
+        Reads a silo that this rank is to host from now on.
     momenta
         (T,) float32 momentum of silos that keep it, from a checkpoint; empty in a new run.
     """
@@ -57,12 +62,14 @@ class Worker:
         job: Job,
         model: FlatModel,
         silos: dict[int, Silo],
+        load: Callable[[int], Silo],
         momenta: dict[int, NDArray[np.float32]],
     ) -> None:
-        self._world, self._job, self._model, self._silos = world, job, model, silos
+        self._world, self._job, self._model, self._silos, self._load = world, job, model, silos, load
         self._title = job.layout.title(world.rank)
-        self.vector = model.host
-        self._base = flat.aligned(model.size)
+        self.vector = flat.aligned(model.size)
+        self._broken = ""
+        self._unreadable: dict[int, str] = {}
         self._sum: NDArray[Any] = np.zeros(model.size, np.int64 if job.settings.reduction == "exact" else np.float32)
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._momenta = {silo: torch.from_numpy(array).to(model.vector.device) for silo, array in momenta.items()}
@@ -76,16 +83,20 @@ class Worker:
         self._planned = time.monotonic()
         return plan
 
-    def evaluate(self, plan: Plan) -> None:
+    def evaluate(self, plan: Plan, broken: str) -> None:
         """Take in the model that has arrived, evaluate it on the hosted silos, and save what is asked for."""
+        self._host(plan.hosted)
+        self._broken = broken
+        if broken:
+            logger.warning("round %d: the model did not arrive: %s", plan.round, broken)
+            self.vector = flat.aligned(self._model.size)  # late bytes may still land in the old one
+            return
         begin = time.monotonic()
         self._model.load(self.vector)
-        first = self._world.rank == plan.workers[0]
-        digest = sha256(self.vector.astype("<f4", copy=False).data) if first else ""
-        scores = []
-        if plan.evaluate:
-            found = {silo: local.evaluate(self._model, held.test) for silo, held in self._silos.items()}
-            scores = [Score(silo, *score) for silo, score in found.items()]
+        first = self._world.rank == plan.members.workers[0]
+        # the second one's stands in when the first does not live to tell
+        digest = sha256(self.vector.astype("<f4", copy=False).data) if self._world.rank in plan.members.workers[:2] else ""
+        scores = [score for silo in self._silos if (score := self._score(silo))] if plan.evaluate else []
         now = time.monotonic()
         evaluation = Evaluation(plan.round, digest, now - begin, begin - self._planned, tuple(scores))
         self._world.say(evaluation, topology.SCHEDULER)
@@ -95,25 +106,31 @@ class Worker:
     def train(self, plan: Plan) -> Tally:
         """Train the cohort's silos among the hosted ones, report, and wait for the tally."""
         begin = time.perf_counter()
-        np.copyto(self._base, self.vector)
         self._sum[:] = 0
         self._rows.clear()
         self._new_momenta.clear()
-        cohort = [silo for silo in plan.cohort if silo in self._silos]
+        cohort = [silo for silo in plan.cohort if silo in plan.hosted]
         self._reports = tuple(self._train_silo(silo, plan) for silo in cohort)
         seconds = time.perf_counter() - begin
         self._world.say(Reports(plan.round, seconds, self._reports), topology.SCHEDULER)
         for report in self._reports:
             if not report.finished:
                 logger.warning("round %d silo %d: failed: %s", plan.round, report.silo, report.reason)
-        return jobs.expect(self._world, Tally, plan.window + self._job.settings.rounds.start_window + jobs.GRACE)
+        return jobs.expect(self._world, self._job, Tally)
 
     def update(self, tally: Tally) -> NDArray[Any]:
         """Return the weighted sum of this worker's updates, or each of them."""
         if self._job.strategy.needs == "sum":
             return self._sum
-        rows = [self._rows[silo] for silo in self._silos if silo in tally.accepted]
+        rows = [self._rows[silo] for silo in sorted(self._rows) if silo in tally.accepted]
         return np.stack(rows) if rows else np.empty((0, len(self.vector)), np.float32)
+
+    def settle(self, tally: Tally, moved: NDArray[Any], broken: str) -> Tally:
+        """Tell whether this worker's part has moved, and wait for what follows."""
+        del moved
+        if self._world.rank in tally.members.workers:
+            self._world.say(Moved(tally.round, tally.attempt, broken), topology.SCHEDULER)
+        return jobs.expect(self._world, self._job, Tally)
 
     def apply(self, sent: NDArray[Any], tally: Tally) -> None:
         """Keep the momentum of the silos whose updates count."""
@@ -124,10 +141,34 @@ class Worker:
     def record(self, plan: Plan, tally: Tally) -> None:
         """Nothing: what is worth recording is logged when the model has been evaluated."""
 
+    def _host(self, silos: tuple[int, ...]) -> None:
+        """Read the silos that are given to this worker, and let go of those that are not its own any more."""
+        self._silos = {silo: held for silo, held in self._silos.items() if silo in silos}
+        self._unreadable.clear()
+        for silo in silos:
+            if silo not in self._silos:
+                logger.warning("silo %d is hosted here from now on", silo)
+                try:
+                    self._silos[silo] = self._load(silo)
+                except (SilofoldError, OSError, MemoryError) as fault:
+                    self._unreadable[silo] = str(fault)
+
+    def _score(self, silo: int) -> Score | None:
+        """Evaluate the model that has arrived; a fault costs this silo's score alone."""
+        try:
+            return Score(silo, *local.evaluate(self._model, self._silos[silo].test))
+        except Exception as fault:
+            logger.warning("silo %d: cannot be evaluated: %s: %s", silo, type(fault).__name__, fault, exc_info=True)
+            return None
+
     def _train_silo(self, silo: int, plan: Plan) -> Report:
-        settings, held = self._job.settings, self._silos[silo]
+        settings = self._job.settings
+        missing = self._unreadable.get(silo, "") or (self._broken and f"the model did not arrive: {self._broken}")
+        if missing:
+            return Report(silo, 0, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason=missing)
+        held = self._silos[silo]
         examples = len(held.train.labels)
-        self._model.load(self._base)
+        self._model.load(self.vector)
         momentum = self._momenta[silo].clone() if silo in self._momenta else torch.zeros_like(self._model.gradient)
         deadline = self._planned + plan.window
         rng = seeds.generator(settings.seed, "shuffle", plan.round, silo)
@@ -135,11 +176,12 @@ class Worker:
         try:
             done = local.train(self._model, held.train, settings.local, momentum, rng, deadline)
             self._model.to_host()
-            update = self.vector - self._base
+            update = self._model.host - self.vector
         except Exception as fault:
             logger.info("silo %d", silo, exc_info=True)
             text = str(fault).strip().splitlines() or [""]
-            return Report(silo, examples, 0, 0, 0.0, 0, 0.0, finished=False, reason=f"{type(fault).__name__}: {text[0]}")
+            reason = f"{type(fault).__name__}: {text[0]}"
+            return Report(silo, examples, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason=reason)
         reason = done.reason
         weight = self._job.strategy.weight(examples)
         if not reason and not exact.in_range(update, plan.total_weight):
@@ -150,7 +192,7 @@ class Worker:
             self._new_momenta[silo] = momentum
         return Report(
             silo, examples, done.steps, done.seen, done.loss_sum if not reason else 0.0, done.correct, done.seconds,
-            finished=not reason, reason=reason,
+            finished=not reason, elements=len(update), reason=reason,
         )  # fmt: skip
 
     def _add(self, silo: int, update: NDArray[np.float32], weight: int) -> None:

@@ -1,22 +1,24 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from silofold.aggregation import tally
 from silofold.aggregation.tally import Verdict
 from silofold.messages import Report
 
+ELEMENTS = 7
 EXAMPLES = (10, 20, 30, 40, 50)
 LATE = "no report within the update window"
 
 
 def good(silo: int, examples: int | None = None, loss: float = 1.0) -> Report:
     seen = EXAMPLES[silo] if examples is None else examples
-    return Report(silo, seen, 1, seen, loss, 0, 0.5, finished=True)
+    return Report(silo, seen, 1, seen, loss, 0, 0.5, finished=True, elements=ELEMENTS)
 
 
 def failed(silo: int, reason: str = "out of time") -> Report:
-    return Report(silo, EXAMPLES[silo], 0, 0, 0.0, 0, 0.5, finished=False, reason=reason)
+    return Report(silo, EXAMPLES[silo], 0, 0, 0.0, 0, 0.5, finished=False, elements=0, reason=reason)
 
 
 def judge(
@@ -26,7 +28,7 @@ def judge(
     hosted: tuple[tuple[int, ...], ...] = ((0, 1), (2,), (3, 4)),
 ) -> Verdict:
     by_silo = {report.silo: report for report in reports}
-    return tally.judge(cohort, by_silo, EXAMPLES, lambda examples: examples, ratio, hosted)
+    return tally.judge(cohort, by_silo, EXAMPLES, lambda examples: examples, ratio, hosted, ELEMENTS)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_nobody_was_asked() -> None:
         (failed(2), "out of time"),
         (failed(2, ""), "not finished"),
         (good(2, examples=31), "reports 31 training examples, but the silo holds 30"),
+        (msgspec.structs.replace(good(2), elements=8), "reports an update of 8 elements, but the model has 7"),
         (good(2, loss=float("nan")), "reports a loss that is not finite"),
         (good(2, loss=float("-inf")), "reports a loss that is not finite"),
     ],
