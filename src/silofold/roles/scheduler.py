@@ -567,7 +567,7 @@ class Scheduler:
 
     def _publish_checkpoint(self) -> None:
         """Publish the checkpoint once all its parts are on disk and its round is recorded."""
-        if self._checkpoint is None or self._summary is not None or set(self._saved) < self._checkpoint[1]:
+        if self._checkpoint is None or self._summary is not None or not set(self._saved) >= self._checkpoint[1]:
             return
         plan, _ = self._checkpoint
         self._checkpoint = None
