@@ -127,7 +127,7 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
         if isinstance(role, Scheduler):
             role.close()
             job.folder.release()
-        world = regroup(world, job, generation)
+        world = regroup(world, job, generation, loss.suspects)
         overrides = (*request.overrides, *_shape(world, job))
         return world, replace(request, recipe=None, resume=True, out=job.folder.path, overrides=overrides)
 

@@ -12,6 +12,8 @@ from silofold.errors import RequeueError
 from silofold.messages import Alive, AnyMessage, Expel, Gone, Halt, Here, Over, Plan, Ready, Regroup
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from silofold.comm.world import World
     from silofold.config import Settings
     from silofold.data.silo import Manifest
@@ -28,7 +30,19 @@ M = TypeVar("M", bound=AnyMessage)
 
 
 class RankLost(Exception):  # noqa: N818  (no fault of the run: the survivors go on from the newest checkpoint)
-    """A server or the scheduler is gone."""
+    """A server or the scheduler is gone.
+
+    Parameters
+    ----------
+    story
+        What happened.
+    suspects
+        Ranks that live but do not answer: nobody waits for them.
+    """
+
+    def __init__(self, story: str, suspects: Iterable[int] = ()) -> None:
+        super().__init__(story)
+        self.suspects = frozenset(suspects)
 
 
 class RunOver(Exception):  # noqa: N818  (likewise)
@@ -132,24 +146,31 @@ def expect(world: World, job: Job, kind: type[M]) -> M:
             raise RequeueError(
                 f"rank {world.rank} heard nothing of the scheduler for {job.silence:.0f} s; resume the run"
             ) from None
-        match message:
-            case Gone() if rank == topology.SCHEDULER:
-                raise RankLost("the scheduler is dead")
-            case Halt():
-                raise RankLost("a server is dead")
-            case Over():
-                raise RunOver(message.exit_code)
-            case Expel():
-                world.end_rank(message.rank)
-            case Gone() | Alive():
-                pass
-            case _ if isinstance(message, kind):
-                return message
-            case _:
-                raise RequeueError(f"rank {world.rank} expected a {kind.__name__} of the scheduler, found {message}")
+        if isinstance(message, kind):
+            return message
+        _heed(world, rank, message, kind.__name__)
 
 
-def regroup(world: World, job: Job, generation: int) -> World:
+def _heed(world: World, rank: int, message: AnyMessage, expected: str) -> None:
+    """Do what a message asks for that is not the awaited one."""
+    match message:
+        case Gone() if rank == topology.SCHEDULER:
+            raise RankLost("the scheduler is dead")
+        case Halt():
+            raise RankLost(f"rank {rank} calls the survivors together")
+        case Here():  # it knows already that the ranks below this one are dead
+            raise RankLost(f"rank {rank} expects rank {world.rank} to lead")
+        case Over():
+            raise RunOver(message.exit_code)
+        case Expel():
+            world.end_rank(message.rank)
+        case Gone() | Alive():
+            pass
+        case _:
+            raise RequeueError(f"rank {world.rank} expected a {expected} of the scheduler, found {message}")
+
+
+def regroup(world: World, job: Job, generation: int, suspects: frozenset[int]) -> World:
     """Find out which ranks are still there, and make the world of those; every survivor calls this.
 
     The lowest living rank leads. Roles come in their order: a server that is left stays a server unless it must schedule.
@@ -164,7 +185,10 @@ def regroup(world: World, job: Job, generation: int) -> World:
     order: Regroup | None = None
     while order is None:
         leader = world.living[0]
-        order = _call_together(world, seconds) if world.rank == leader else _hear_leader(world, leader, seconds)
+        if world.rank == leader:
+            order = _call_together(world, suspects, seconds)
+        else:
+            order = _hear_leader(world, leader, seconds + 2 * GRACE)
     for rank in order.expelled:
         world.end_rank(rank)
     return world.among(order.ranks, generation, rounds.start_window)
@@ -182,17 +206,21 @@ def _hear_leader(world: World, leader: int, seconds: float) -> Regroup | None:
             ) from None
         if isinstance(message, Regroup):
             return message
+        if isinstance(message, Halt):  # the leader had not begun to listen when this rank spoke
+            world.say(Here(), leader)
         if isinstance(message, Gone) and rank == leader:
             return None
 
 
-def _call_together(world: World, seconds: float) -> Regroup:
+def _call_together(world: World, suspects: frozenset[int], seconds: float) -> Regroup:
     """Call every living rank, wait for the answers, and tell those that answered who goes on."""
     there = {world.rank}
-    for rank in world.living[1:]:
+    for rank in suspects:
+        world.end_rank(rank)
+    for rank in set(world.living[1:]) - suspects:
         world.say(Halt(), rank)
     deadline = time.monotonic() + seconds
-    while not there >= set(world.living):
+    while not there >= set(world.living) - suspects:
         try:
             rank, message = world.hear(deadline)
         except waiting.Timeout:

@@ -358,7 +358,7 @@ class Scheduler:
         if not self._world.survives:
             raise RequeueError(f"{titles} {why}; resume the run")
         logger.warning("%s %s", titles, why)
-        raise RankLost(f"{titles} {why}")
+        raise RankLost(f"{titles} {why}", servers)
 
     def _note_late(self, ranks: Iterable[int], number: int) -> None:
         """Count the windows that these ranks missed in a row, and expel who has missed too many."""
