@@ -145,7 +145,8 @@ class Scheduler:
             )
         last = self._is_over()
         cohort = [] if last else self._draw(silos)
-        carried = self._carried(set(range(len(self._job.data.silos))) - set(silos))
+        here = {silo for rank in present for silo in self._roster.silos_of(rank)}
+        carried = self._carried(set(range(len(self._job.data.silos))) - here)
         plan = Plan(
             round=self._number,
             members=Members(tuple(present), self._epoch, self._world.losses),
