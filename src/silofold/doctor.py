@@ -378,7 +378,7 @@ def _as_rank(settings: config.Settings, out: Path | None) -> list[Finding]:
         return [fail("the ranks cannot reach each other", "OMPI_MCA_btl_tcp_if_include=<interface> chooses a network")]
     finally:
         token.unlink(missing_ok=True)
-    worlds.finish(world)
+    worlds.leave(world)
     return list(judge_ranks(people, settings)) if world.rank == 0 else []
 
 

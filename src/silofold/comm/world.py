@@ -388,19 +388,24 @@ def connect() -> World:
     return World(MPI.COMM_WORLD)
 
 
-def finish(world: World, code: int, seconds: float = 10.0) -> NoReturn:
-    """Leave MPI once all messages are delivered, and end this process within so many seconds, whatever has died."""
+def leave(world: World, code: int = 0, seconds: float = 10.0) -> None:
+    """Leave MPI once all messages are delivered; should that take longer, the process ends with this code."""
     from mpi4py import MPI  # noqa: PLC0415  (see above)
 
     with contextlib.suppress(waiting.Timeout):
         world.flush(seconds)
-    sys.stdout.flush()
-    sys.stderr.flush()
     if not (world.troubled and world.survives):
         # where the launcher takes a missing farewell for a crash, the end of the job is said by Abort, which has a code
         end = (lambda: os._exit(code)) if world.survives or world.rank else (lambda: world.abort(code))
         with failures.watchdog(seconds, "", end):
             MPI.Finalize()
+
+
+def finish(world: World, code: int) -> NoReturn:
+    """Leave MPI and end this process within seconds, whatever has died."""
+    leave(world, code)
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 IDLE_STARTS = ".idle_starts"
 """How many starts in a row of a batch job left no new checkpoint; written by ``slurm/train.sbatch``."""
-_NO_RUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(IDLE_STARTS)}|scheduler|(server|worker)_\d+")
+_NO_RUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(IDLE_STARTS)}|control|scheduler|(server|standby|worker)_\d+")
 
 
 class RunFolder:
@@ -39,6 +39,10 @@ class RunFolder:
         self.model = path / "model.pt"
         self.predictions = path / "predictions.h5"
         self.done = path / "DONE"
+        self.lock = path / LOCK
+        self.status = path / "status.json"
+        self.stop_request = path / "control" / "stop"
+        self.scale_request = path / "control" / "scale"
 
     def rank(self, title: str) -> Path:
         """Return the folder of a rank: ``scheduler``, ``server_0``, ``worker_3``."""
@@ -71,7 +75,7 @@ class RunFolder:
             # logs of a start that failed before its first round are no run: they may be written over
             found = sorted(entry.name for entry in self.path.iterdir() if not _NO_RUN.fullmatch(entry.name))
             # held until this process ends, however it ends: two jobs would write over each other's rounds
-            self._lock = (self.path / LOCK).open("wb")
+            self._lock = self.lock.open("wb")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunFolderError(f"{self.path}: another job is at work in this folder; choose another --out") from None

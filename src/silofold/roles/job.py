@@ -109,6 +109,10 @@ class Job:
         return None if self.strategy.needs == "sum" else [len(silos) for silos in tally.silos]
 
 
+class StopNow(Exception):  # noqa: N818  (the user asked for it)
+    """The job is to end at once, in the middle of its round."""
+
+
 def is_member(world: World, job: Job, members: Members) -> bool:
     """Whether this rank moves model bytes with these members."""
     return world.rank in job.layout.server_ranks or world.rank in members.workers

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import time
+from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -34,8 +36,8 @@ from silofold.messages import (
     Summary,
     Tally,
 )  # fmt: skip
-from silofold.record import checkpoint
-from silofold.roles.job import GRACE, RankLost
+from silofold.record import checkpoint, control
+from silofold.roles.job import GRACE, RankLost, StopNow
 from silofold.roles.roster import Roster
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 BEAT = 0.25
 """Share of the start window after which ranks that wait hear that the scheduler is alive."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at what the job is asked to do."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -117,13 +121,24 @@ class Scheduler:
         self._tally: Tally | None = None
         self._summary: Summary | None = None
         self._began = self._closed = 0.0
-        self._next_beat = 0.0
+        self._next_beat = self._next_look = 0.0
+        self._phase, self._waiting_for = "", set[int]()
+        self._dead: list[str] = []
+        self._durations: deque[float] = deque(maxlen=10)
+        self._asked_scale = 0
+        self._started = time.time()
+        self.ending: tuple[int, str] | None = None
+        """Exit code and story of an end before the last round."""
 
     # --- the round ---------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
         """Wait for ready ranks, draw the cohort among them, tell everyone."""
         rounds = self._job.settings.rounds
+        self._enter("waiting for ready ranks", self._servers | (self._roster.hosts - set(self._late)))
+        if self._asked_scale:
+            self._scale(self._asked_scale)
+            self._asked_scale = 0
         self._roster.rehost(self._ready, momentum=self._job.settings.local.keep_momentum)
         # nobody waits for a worker that missed the last window: when it comes back it joins the round after
         self._hear(lambda: self._ready >= self._servers | (self._roster.hosts - set(self._late)), rounds.start_window)
@@ -159,6 +174,7 @@ class Scheduler:
             carried=carried or (),
             carried_from=self._last_checkpoint.round if self._last_checkpoint else 0,
             last=last,
+            exit_code=self.ending[0] if self.ending else 0,
         )
         self._begin(plan)
         for rank in sorted(self._ready):
@@ -170,6 +186,7 @@ class Scheduler:
     def evaluate(self, plan: Plan, broken: str) -> None:
         """Nothing yet: evaluations arrive while others still train. After the last round, wait for all of them."""
         del broken
+        self._enter("last evaluation" if plan.last else "training", set(plan.members.workers))
         if plan.last:
             complete = self._hear(
                 lambda: set(self._evaluations) >= self._alive(plan.members.workers) and self._checkpoint is None,
@@ -213,6 +230,7 @@ class Scheduler:
         if plan is None:
             raise AssertionError
         everyone = self._servers | set(tally.members.workers)
+        self._enter("reduction", everyone)
 
         def whole() -> bool:
             return {rank for rank, word in self._words.items() if not word.broken} >= self._servers
@@ -242,6 +260,7 @@ class Scheduler:
     def apply(self, moved: NDArray[np.generic], tally: Tally) -> None:
         """Wait until every server has moved its shard."""
         del moved, tally
+        self._enter("server step", self._servers)
         servers = self._job.layout.servers
         if not self._hear(lambda: len(self._applied) == servers, self._job.settings.rounds.update_window + GRACE):
             ranks = list(self._job.layout.server_ranks)
@@ -263,11 +282,13 @@ class Scheduler:
             reasons = "; ".join(f"silo {silo}: {why}" for silo, why in (self._verdict or _NONE).refused.items())
             raise RequeueError(f"{self._voids} void rounds in a row (rounds.max_void); the last one: {reasons}")
 
-    def close(self) -> None:
-        """Close the record and the sinks."""
+    def close(self, ended: str = "") -> None:
+        """Close the record and the sinks, and leave word of how it went."""
         self._history.close()
         for sink in self._sinks:
             sink.close()
+        if ended:
+            self._write_status(ended)
 
     # --- listening -----------------------------------------------------------------------------------------------------
 
@@ -276,16 +297,78 @@ class Scheduler:
         deadline = time.monotonic() + seconds
         while not enough():
             now = time.monotonic()
-            if now >= self._next_beat:
-                self._beat(now)
+            if now >= self._next_look:
+                self._look_around(now)
             try:
-                rank, message = self._world.hear(min(deadline, self._next_beat))
+                rank, message = self._world.hear(min(deadline, self._next_look))
             except waiting.Timeout:
                 if time.monotonic() >= deadline:
                     return False
                 continue
             self._take(rank, message)
         return True
+
+    def _look_around(self, now: float) -> None:
+        """See what the job is asked to do, say what it is about, and that it lives.
+
+        Raises
+        ------
+        StopNow
+            The job is to end in the middle of its round.
+        """
+        self._next_look = now + LOOK_EVERY
+        asked = control.take_requests(self._job.folder, self._started)
+        if asked.stop == "now":
+            raise StopNow
+        if asked.stop:
+            self.end_early(0, "stopped as asked")
+        self._asked_scale += asked.scale
+        self._write_status()
+        if now >= self._next_beat:
+            self._beat(now)
+
+    def end_early(self, code: int, story: str) -> None:
+        """End the job after this round, with a checkpoint to go on from."""
+        if self.ending is None:
+            logger.warning("%s: the job ends after this round", story)
+            self.ending = code, story
+
+    def _scale(self, change: int) -> None:
+        if self._job.settings.local.keep_momentum:
+            logger.warning("not scaled: silos keep their momentum (local.keep_momentum) and cannot move")
+            return
+        changed = self._roster.scale(change, self._ready)
+        logger.warning("scaled by %+d of %+d workers: now %d", changed, change, len(self._roster.hosts))
+
+    def _enter(self, phase: str, ranks: set[int]) -> None:
+        self._phase, self._waiting_for = phase, ranks
+
+    def _write_status(self, ended: str = "") -> None:
+        title = self._job.layout.title
+        awaited = set()
+        if self._phase.startswith("waiting"):
+            awaited = self._waiting_for - self._ready
+        elif self._phase == "training":
+            awaited = self._waiting_for - set(self._reports)
+        now = time.monotonic()
+        status = control.Status(
+            written=time.time(),
+            started=self._started,
+            phase=self._phase,
+            round=self._number,
+            counted=self._counted,
+            wanted=self._job.settings.rounds.count,
+            round_seconds=now - self._began if self._began else 0.0,
+            usual_seconds=statistics.median(self._durations) if self._durations else 0.0,
+            waiting_for=[title(rank) for rank in sorted(self._alive(awaited))],
+            late={title(rank): count for rank, count in sorted(self._late.items()) if count},
+            workers=[title(rank) for rank in sorted(self._roster.hosts)],
+            standbys=[title(rank) for rank in self._roster.standbys],
+            dead=self._dead,
+            benched=sorted(self._benched()),
+            ended=ended,
+        )
+        control.write_status(self._job.folder, status)
 
     def _beat(self, now: float) -> None:
         """Tell those who wait that there is still someone to wait for."""
@@ -333,6 +416,7 @@ class Scheduler:
         """
         title = self._job.layout.title(rank)
         logger.warning("%s is dead", title)
+        self._dead.append(title)
         for ranks in (self._ready, self._listening):
             ranks.discard(rank)
         self._late.pop(rank, None)
@@ -425,6 +509,8 @@ class Scheduler:
         return set() if self._job.script else {silo for silo, count in self._failures.items() if count >= limit}
 
     def _is_over(self) -> bool:
+        if self.ending:
+            return True
         if self._job.script:
             return self._number > max(self._job.script)
         return self._counted >= self._job.settings.rounds.count
@@ -456,6 +542,7 @@ class Scheduler:
         now = time.monotonic()
         if self._summary is not None:
             self._summary = _replace(self._summary, seconds=_replace(self._summary.seconds, total=now - self._began))
+            self._durations.append(now - self._began)
         self._began, self._plan, self._verdict, self._tally = now, plan, None, None
         self._evaluations, self._reports, self._words, self._applied = {}, {}, {}, {}
         if plan.checkpoint:

@@ -1,0 +1,134 @@
+"""What a running job says of itself in its folder, and what it can be asked there: to stop, or to use more or fewer workers.
+
+Only files of the run folder are used, so that any machine that sees the file system can look and ask; no port is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import time
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+from silofold.errors import RunFolderError
+from silofold.record import rundir
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from silofold.record.rundir import RunFolder
+
+Stop: TypeAlias = Literal["", "round", "now"]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scheduler is about, written anew every second or so."""
+
+    written: float
+    """Seconds since 1970."""
+    started: float
+    phase: str
+    round: int
+    counted: int
+    """Rounds that count so far, of `wanted`."""
+    wanted: int
+    round_seconds: float
+    """Seconds since the round's plan."""
+    usual_seconds: float
+    """Median of the last rounds."""
+    waiting_for: list[str]
+    late: dict[str, int]
+    """Windows in a row that a rank missed."""
+    workers: list[str]
+    standbys: list[str]
+    dead: list[str]
+    benched: list[int]
+    ended: str = ""
+    """How it went, once it is over; ``stopped`` begins it when that was asked for."""
+
+
+class Requests(msgspec.Struct, frozen=True):
+    """What a running job is asked."""
+
+    stop: Stop = ""
+    scale: int = 0
+
+
+def write_status(folder: RunFolder, status: Status) -> None:
+    """Write the status so that a reader finds it whole; a full disk costs the status, not the run."""
+    draft = folder.status.with_suffix(".tmp")
+    with contextlib.suppress(OSError):
+        draft.write_bytes(msgspec.json.encode(status))
+        draft.replace(folder.status)
+
+
+def read_status(folder: RunFolder) -> Status | None:
+    """Read the status; none if the job has not begun its rounds.
+
+    Raises
+    ------
+    RunFolderError
+        It is damaged.
+    """
+    try:
+        return msgspec.json.decode(folder.status.read_bytes(), type=Status)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as fault:
+        raise RunFolderError(f"{folder.status}: cannot be read: {fault}") from None
+
+
+def is_running(folder: RunFolder) -> bool:
+    """Whether a process of this machine, or of one that shares its locks, holds the folder."""
+    try:
+        with folder.lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def ask_stop(folder: RunFolder, *, now: bool) -> None:
+    """Ask the job to end after its round, or at once; a second request does not take back the first."""
+    _ask(folder.stop_request, "now" if now else "round")
+
+
+def ask_scale(folder: RunFolder, change: int) -> None:
+    """Ask the job to use so many workers more or fewer."""
+    _ask(folder.scale_request, str(change))
+
+
+def _ask(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        rundir.write_atomically(path, text.encode())
+    except OSError as fault:
+        raise RunFolderError(f"{path}: cannot be written: {fault.strerror}") from None
+
+
+def take_requests(folder: RunFolder, since: float) -> Requests:
+    """Return what was asked after `since`, seconds since 1970, and take it off the desk."""
+    stop, scale = _take(folder.stop_request, since), _take(folder.scale_request, since)
+    change = int(scale) if scale.lstrip("+-").isdecimal() else 0
+    return Requests("now" if stop == "now" else "round" if stop else "", change)
+
+
+def _take(path: Path, since: float) -> str:
+    try:
+        if path.stat().st_mtime < since - 1:  # left over from a job that died; one second for the clocks of two machines
+            path.unlink()
+            return ""
+        text = path.read_text(encoding="ascii", errors="replace").strip()
+        path.unlink()
+    except OSError:
+        return ""
+    return text
+
+
+def withdraw(folder: RunFolder) -> None:
+    """Take everything off the desk: what was asked of an earlier job."""
+    take_requests(folder, time.time() + 2)
