@@ -19,6 +19,7 @@ import numpy as np
 
 from silofold import launch, topology
 from silofold.aggregation import exact
+from silofold.messages import Members
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def turn(world: World, fabrics: Fabrics, kind: str, update: NDArray[np.float32],
     world.gather(b"")  # the reduction alone: not the wait for the slowest worker
     started = time.perf_counter()
     if world.rank:
-        fabrics.among(workers).collect(total, None, WINDOW)
+        fabrics.among(Members(tuple(workers), 0, 0)).collect(total, None, WINDOW)
     reduced = time.perf_counter()
     if world.rank == 1:
         mean = (exact.value(total) if kind == "exact" else total.astype(np.float64)) / (SILOS * WEIGHT * len(workers))
@@ -67,7 +68,7 @@ def rank(repeats: int) -> None:
     result: dict[str, Any] = {"mpi": worlds.library_version(), "workers": world.size - 2, "repeats": repeats}
     for name, size in SIZES.items():
         layout = topology.Layout(world.size, 1)
-        fabrics = Fabrics(world, layout, topology.shard_slices(size, 1))
+        fabrics = Fabrics(world, layout, topology.shard_slices(size, 1), WINDOW)
         update = np.random.default_rng(world.rank).normal(0, 1e-3, size).astype(np.float32)
         totals: dict[str, NDArray[Any]] = {"exact": np.zeros(size, np.int64), "float32": np.zeros(size, np.float32)}
         seen: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
@@ -89,7 +90,7 @@ def rank(repeats: int) -> None:
         }
     if world.rank == 0:
         print(json.dumps(result, indent=2))
-    worlds.finish(world)
+    worlds.finish(world, 0)
 
 
 def main() -> int:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
-WORDS = {"errors", "config", "protocols", "plugins", "messages", "predictions", "topology", "seeds", "machine"}
+WORDS = {"errors", "config", "protocols", "plugins", "messages", "predictions", "topology", "seeds", "machine", "faults"}
 DEPARTMENTS = {"comm", "training", "aggregation", "evaluation", "data", "record", "view"}
 """evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
 look at, text and pages, so that no other department knows a library that draws."""
-PROGRAM = {"cli", "launch", "run", "round", "trained", "baseline", "evaluate", "doctor", "__main__"}
+PROGRAM = {"cli", "launch", "run", "round", "trained", "baseline", "evaluate", "doctor", "operate", "__main__"}
 PLUGIN_FOLDERS = (
     "silofold.training.models",
     "silofold.aggregation.cohorts",
@@ -40,7 +40,7 @@ OWNERS = {
 }
 LIBRARIES = {"numpy", "msgspec", "tqdm", *OWNERS}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}
-MAY_PRINT = {"silofold.cli", "silofold.launch", "silofold.record.sinks.console"}
+MAY_PRINT = {"silofold.cli", "silofold.operate", "silofold.launch", "silofold.record.sinks.console"}
 
 
 def name_of(path: Path) -> str:

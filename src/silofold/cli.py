@@ -13,6 +13,8 @@ import silofold
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_ASKING = {"status", "stop", "scale"}
+"""Commands about a job that runs elsewhere."""
 _WITHOUT_MPI = {"baseline", "evaluate", "predict"}
 """Commands of one process."""
 
@@ -24,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from silofold import launch
 
         return launch.main(options)
+    if options.command in _ASKING:
+        from silofold import operate
+
+        return operate.main(options)
     if options.command in _WITHOUT_MPI:
         return _without_mpi(options)
     if options.command == "doctor":
@@ -102,6 +108,16 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--out", type=Path, help="run folder of the replay (default: RUN_DIR.replay)")
     replay.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=argparse.SUPPRESS)
     _add_shape(replay)
+    status = commands.add_parser("status", help="say what the job of a run folder is about, or how it ended")
+    _add_folder(status)
+    stop = commands.add_parser("stop", help="end a job after its round, with a checkpoint to go on from")
+    _add_folder(stop)
+    stop.add_argument("--now", action="store_true", help="in the middle of its round: that round is lost")
+    stop.add_argument("--wait", type=float, default=600.0, metavar="SECONDS", help="for the end of the job (default: 600)")
+    scale = commands.add_parser("scale", help="make standbys of a running job workers, or workers standbys")
+    _add_folder(scale)
+    scale.add_argument("--workers", type=int, required=True, metavar="CHANGE", help="by how many: +2, -1")
+    scale.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="for the next round (default: 60)")
     doctor = commands.add_parser("doctor", help="find out whether a run can work here; alone, under mpirun, in a batch job")
     doctor.add_argument("recipe", nargs="?", type=Path, metavar="RUN.toml", help="the settings of the run to come")
     doctor.add_argument("--data", type=Path, help="its folder of silos")
@@ -132,6 +148,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN_DIR", help="folder of a run, or one of its checkpoints")
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the run folder")
 
 
 def _add_run(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:

@@ -20,12 +20,16 @@ from tqdm import tqdm
 
 from silofold import run, topology
 from silofold.data import silo as silos
-from silofold.errors import ConfigError, SilofoldError, TopologyError
+from silofold.errors import ConfigError, RequeueError, SilofoldError, TopologyError
+from silofold.record import control
+from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+OURS = (1, 2, RequeueError.exit_code, 130)
+"""Exit codes that a rank chose itself."""
 ULFM_SINCE = 5
 """First version of Open MPI whose mpirun offers to survive dead ranks."""
 
@@ -48,13 +52,50 @@ def main(options: argparse.Namespace) -> int:
     except SilofoldError as fault:
         sys.stderr.write(f"silofold: error: {fault}\n")
         return fault.exit_code
-    # mpirun gets signals of the terminal itself and passes them on; we wait for it to end in order
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not sys.stdout.isatty():
-        return subprocess.run(command, env=surroundings, stdin=subprocess.DEVNULL, check=False).returncode
-    with subprocess.Popen(command, env=surroundings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
-        _show(process.stdout or (), rounds)
-    return process.returncode
+    folder = RunFolder(options.resume or options.out) if options.command == "launch" else None
+    if folder:
+        control.withdraw(folder)
+        _pass_on_signals(folder)
+    sys.stdout.flush()
+    # in a session of its own: an interrupt of the terminal is a wish that the launcher passes on, not the ranks' death
+    with subprocess.Popen(
+        command, env=surroundings, stdin=subprocess.DEVNULL, start_new_session=folder is not None,
+        stdout=subprocess.PIPE if sys.stdout.isatty() else None, text=True,
+    ) as process:  # fmt: skip
+        if process.stdout:
+            _show(process.stdout, rounds)
+        code = process.wait()
+    return _judge(code, folder) if folder else code
+
+
+def _pass_on_signals(folder: RunFolder) -> None:
+    """Make of the first signal a wish to stop after the round, of the second one to stop now."""
+    seen: list[int] = []
+
+    def wish(number: int, frame: object) -> None:
+        del frame
+        seen.append(number)
+        now = len(seen) > 1
+        sys.stderr.write(f"silofold: stopping {'now' if now else 'after this round; once more to stop now'}\n")
+        sys.stderr.flush()
+        control.ask_stop(folder, now=now)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, wish)
+
+
+def _judge(code: int, folder: RunFolder) -> int:
+    """Turn mpirun's exit code into ours: 0 for a run that is done or was stopped, 75 for one that can be resumed."""
+    if code == 0 or folder.done.exists():
+        status = control.read_status(folder)
+        if folder.done.exists() or (status and status.ended.startswith("stopped")):
+            return 0
+        sys.stderr.write(f"silofold: mpirun ended, but the run has not: go on with --resume {folder.path}\n")
+        return RequeueError.exit_code
+    if code in OURS or not folder.record.exists():
+        return code
+    sys.stderr.write(f"silofold: a rank was lost (mpirun's exit code {code}): go on with --resume {folder.path}\n")
+    return RequeueError.exit_code
 
 
 def _show(lines: Iterable[str], rounds: int) -> None:

@@ -17,13 +17,13 @@ import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 import numpy as np
 
 import silofold
-from silofold import config, plugins, topology
+from silofold import config, faults, plugins, topology
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.data import silo as silos
@@ -123,34 +123,41 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
     if isinstance(role, Scheduler):  # a signal of the batch system is a wish like any other
         for name in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(name, lambda *_: control.ask_stop(job.folder, now=False))
+    planned = faults.planned(job.layout.title(world.rank)) if generation == 1 else []
+    played = cast("Role", faults.Rigged(role, planned, job.start_round)) if planned else role
     try:
-        worlds.finish(world, _rounds(role, job, fabrics))
+        code = _rounds(played, job, fabrics)
+        if isinstance(role, Scheduler):
+            _close(role, job)
+        worlds.finish(world, code)
     except StopNow:
         if isinstance(role, Scheduler):
             role.close("stopped at once, as asked")
         sys.stdout.write(f"stopped at once, as asked; go on with --resume {job.folder.path}\n")
         world.abort(0)
-    except RankLost as loss:  # the survivors go on as if the job had been started anew, but at once
-        if request.replay:
-            raise RequeueError(f"{loss}; start the replay again") from None
-        logger.warning("%s: going on from the newest checkpoint", loss)
-        if isinstance(role, Scheduler):
-            role.close()
-            job.folder.release()
-        world = regroup(world, job, generation, loss.suspects)
-        overrides = (*request.overrides, *_shape(world, job))
-        return world, replace(request, recipe=None, resume=True, out=job.folder.path, overrides=overrides)
+    except RankLost as loss:
+        return _without(loss, role, job, world, request, generation)
+
+
+def _without(loss: RankLost, role: Role, job: Job, world: World, request: Request, generation: int) -> tuple[World, Request]:
+    """Find the survivors, who go on as if the job had been started anew, but at once."""
+    if request.replay:
+        raise RequeueError(f"{loss}; start the replay again")
+    logger.warning("%s: going on from the newest checkpoint", loss)
+    if isinstance(role, Scheduler):
+        role.close()
+        job.folder.release()
+    world = regroup(world, job, generation, loss.suspects)
+    overrides = (*request.overrides, *_shape(world, job))
+    return world, replace(request, recipe=None, resume=True, out=job.folder.path, overrides=overrides)
 
 
 def _rounds(role: Role, job: Job, fabrics: Fabrics) -> int:
-    """Play the rounds, close the record, and return the exit code."""
+    """Play the rounds and return the exit code."""
     try:
-        code = play(role, job, fabrics)
+        return play(role, job, fabrics)
     except RunOver as over:
         return over.exit_code
-    if isinstance(role, Scheduler):
-        _close(role, job)
-    return code
 
 
 def _shape(world: World, job: Job) -> tuple[str, str]:

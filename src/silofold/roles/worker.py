@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from silofold import seeds, topology
+from silofold import faults, seeds, topology
 from silofold.aggregation import exact
 from silofold.errors import SilofoldError
 from silofold.messages import Evaluation, Moved, Report, Reports, Saved, SavedFile, Score, Tally, sha256
@@ -70,6 +70,7 @@ class Worker:
         self.vector = flat.aligned(model.size)
         self._broken = ""
         self._unreadable: dict[int, str] = {}
+        self._faults = faults.planned(self._title)
         self._sum: NDArray[Any] = np.zeros(model.size, np.int64 if job.settings.reduction == "exact" else np.float32)
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._momenta = {silo: torch.from_numpy(array).to(model.vector.device) for silo, array in momenta.items()}
@@ -174,9 +175,12 @@ class Worker:
         rng = seeds.generator(settings.seed, "shuffle", plan.round, silo)
         local.seed_torch(settings.seed, plan.round, silo)
         try:
+            planned = faults.in_training(self._faults, plan.round)
             done = local.train(self._model, held.train, settings.local, momentum, rng, deadline)
             self._model.to_host()
             update = self._model.host - self.vector
+            if planned == "nan":
+                update[0] = np.nan
         except Exception as fault:
             logger.info("silo %d", silo, exc_info=True)
             text = str(fault).strip().splitlines() or [""]
@@ -190,9 +194,11 @@ class Worker:
         if not reason:
             self._add(silo, update, weight)
             self._new_momenta[silo] = momentum
+        elements = len(update) - (planned == "short")
+        examples += planned == "lie"
         return Report(
             silo, examples, done.steps, done.seen, done.loss_sum if not reason else 0.0, done.correct, done.seconds,
-            finished=not reason, elements=len(update), reason=reason,
+            finished=not reason, elements=elements, reason=reason,
         )  # fmt: skip
 
     def _add(self, silo: int, update: NDArray[np.float32], weight: int) -> None:

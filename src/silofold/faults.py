@@ -1,0 +1,143 @@
+"""Planned faults, for tests: what dies, stops or lies in which step of which round.
+
+The environment variable ``SILOFOLD_FAULT`` names one or more, separated by ``;``::
+
+    worker 3: kill @ round 4 before reduce
+    server 0: stop @ round 2 after train
+    worker 1: sleep 2.5 @ round 3 before evaluate
+    worker 0: nan @ round 2
+
+A fault is ``<role> [<index>]: <what> [<seconds>] @ round <n> [before|after <step>]``. What: ``kill`` (SIGKILL), ``stop``
+(SIGSTOP), ``sleep``, ``raise``; and on a worker, without a step, ``nan`` (its updates are not finite), ``fail`` (its model
+raises), ``oom`` (its memory is full), ``lie`` (it reports other examples than its silos hold), ``short`` (its updates lack
+an element). Steps: those of `silofold.round`, and ``model`` and ``reduce`` for the two moves of model bytes. Each fault
+strikes once, in the processes of a job that has not yet lost a server or the scheduler. Without the variable nothing here
+runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from silofold.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VARIABLE = "SILOFOLD_FAULT"
+ANYWHERE = ("kill", "stop", "sleep", "raise")
+IN_TRAINING = ("nan", "fail", "oom", "lie", "short")
+STEPS = ("plan", "evaluate", "train", "update", "settle", "apply", "record")
+ALIASES = {
+    ("before", "model"): ("after", "plan"),
+    ("after", "model"): ("before", "evaluate"),
+    ("before", "reduce"): ("after", "update"),
+    ("after", "reduce"): ("before", "settle"),
+}
+"""The moves of model bytes lie between the steps of a role."""
+_FORM = re.compile(
+    r"(scheduler|server|standby|worker)(?: (\d+))?: (\w+)(?: ([\d.]+))? @ round (\d+)(?: (before|after) (\w+))?"
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planned fault."""
+
+    title: str
+    what: str
+    seconds: float
+    round: int
+    place: tuple[str, str] | None
+    """``before`` or ``after``, and the step; none for what strikes in training."""
+
+
+def planned(title: str) -> list[Fault]:
+    """Read the faults that are planned for a rank.
+
+    Raises
+    ------
+    ConfigError
+        The variable cannot be understood.
+    """
+    text = os.environ.get(VARIABLE, "")
+    return [fault for part in text.split(";") if part.strip() and (fault := _parse(part.strip())).title == title]
+
+
+def _parse(text: str) -> Fault:
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"{VARIABLE}: found {text!r}, expected like 'worker 3: kill @ round 4 before reduce'")
+    role, index, what, seconds, number, when, step = found.groups()
+    if what not in (IN_TRAINING if step is None else ANYWHERE):
+        raise ConfigError(f"{VARIABLE}: {what!r} in {text!r}: known are {ANYWHERE} with a step, {IN_TRAINING} without one")
+    place = ALIASES.get((when, step), (when, step)) if step else None
+    if place and place[1] not in STEPS:
+        raise ConfigError(f"{VARIABLE}: {step!r} in {text!r}: known steps are {STEPS}, model, reduce")
+    title = role if role == "scheduler" else f"{role}_{index or 0}"
+    return Fault(title, what, float(seconds or 0), int(number), place)
+
+
+class Rigged:
+    """A role whose steps are struck by faults; everything else is the role's own.
+
+    Parameters
+    ----------
+    role
+        The role.
+    faults
+        What is planned for it.
+    first
+        Round that it begins with.
+    """
+
+    def __init__(self, role: object, faults: list[Fault], first: int) -> None:
+        self._role, self._faults, self._round = role, list(faults), first
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._role, name)
+        return self._struck(name, attribute) if name in STEPS else attribute
+
+    def _struck(self, step: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            self._strike("before", step)
+            answer = method(*arguments, **named)
+            self._strike("after", step)
+            self._round += step == "record"
+            return answer
+
+        return call
+
+    def _strike(self, when: str, step: str) -> None:
+        for fault in [fault for fault in self._faults if fault.place == (when, step) and fault.round == self._round]:
+            self._faults.remove(fault)
+            match fault.what:
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "stop":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                case "sleep":
+                    time.sleep(fault.seconds)
+                case _:
+                    raise RuntimeError("a planned fault")
+
+
+def in_training(faults: list[Fault], number: int) -> str:
+    """Return what strikes a worker's training in a round; empty for nothing.
+
+    Raises
+    ------
+    RuntimeError, MemoryError
+        That is what strikes.
+    """
+    planned = next((fault.what for fault in faults if fault.place is None and fault.round == number), "")
+    if planned == "fail":
+        raise RuntimeError("a planned fault")
+    if planned == "oom":
+        raise MemoryError
+    return planned

@@ -1,0 +1,148 @@
+"""``silofold status``, ``stop`` and ``scale``: look at a job and ask it things, by the files of its run folder alone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from silofold.errors import RunFolderError, SilofoldError
+from silofold.record import control, history
+from silofold.record.rundir import RunFolder
+
+if TYPE_CHECKING:
+    import argparse
+
+    from silofold.messages import Summary
+    from silofold.record.control import Status
+
+SILENCE = 15.0
+"""Seconds without a sign of life after which a job is taken for dead."""
+
+
+def main(options: argparse.Namespace) -> int:
+    """Do one of the three, and return the exit code."""
+    folder = RunFolder(options.run)
+    try:
+        if options.command == "status":
+            return _status(folder)
+        if not _lives(folder, control.read_status(folder)):
+            raise RunFolderError(f"{folder.path}: no job is at work in it; silofold status tells more")
+        if options.command == "stop":
+            return _stop(folder, now=options.now, wait=options.wait)
+        return _scale(folder, options.workers, options.wait)
+    except SilofoldError as fault:
+        sys.stderr.write(f"silofold: error: {fault}\n")
+        return fault.exit_code
+
+
+def _status(folder: RunFolder) -> int:
+    """Print what a job is about, or how it ended: exit code 0 if it runs, is done or was stopped, 75 if it is dead."""
+    record = folder.read_record()
+    status, lives = control.read_status(folder), _lives(folder, control.read_status(folder))
+    rounds = history.read(folder.metrics) if folder.metrics.exists() else []
+    state, code = _state(folder, status, lives=lives)
+    lines = [("run folder", str(folder.path)), ("state", state), ("", _latest(rounds))]
+    if status:
+        lines += _people(status, record.get("ranks", []))
+        lines.append(("last rounds", _phases(rounds[-1]) if rounds else ""))
+    sys.stdout.write("".join(f"{name:<12} {text}\n" for name, text in lines if text))
+    return code
+
+
+def _state(folder: RunFolder, status: Status | None, *, lives: bool) -> tuple[str, int]:
+    if folder.done.exists():
+        return f"done: {status.ended if status else ''}".removesuffix(": "), 0
+    if status is None:
+        return ("starting", 0) if lives else (f"no round was begun; start again with --resume {folder.path}", 75)
+    age = time.time() - status.written
+    if status.ended and not lives:
+        return status.ended, 0
+    if not lives:
+        return f"dead: no sign of life for {_span(age)}; go on with --resume {folder.path}", 75
+    left = max(0, status.wanted - status.counted) * status.usual_seconds
+    story = f"running for {_span(time.time() - status.started)}: {status.counted} of {status.wanted} rounds done, "
+    story += f"round {status.round}: {status.phase} for {_span(status.round_seconds + age)}"
+    return story + (f"; about {_span(left)} left" if left else ""), 0
+
+
+def _people(status: Status, ranks: list[dict[str, object]]) -> list[tuple[str, str]]:
+    hosts = {str(rank["role"]): str(rank.get("host", "?")) for rank in ranks}
+    by_host: dict[str, list[str]] = {}
+    for title, host in hosts.items():
+        by_host.setdefault(host, []).append(title)
+    lines = [(f"on {host}", ", ".join(titles)) for host, titles in by_host.items()]
+    late = ", ".join(f"{title} ({count} windows)" for title, count in status.late.items())
+    return [
+        *lines,
+        ("training", ", ".join(status.workers)),
+        ("in reserve", ", ".join(status.standbys)),
+        ("waiting for", ", ".join(status.waiting_for)),
+        ("late", late),
+        ("dead", ", ".join(status.dead)),
+        ("benched", ", ".join(f"silo {silo}" for silo in status.benched)),
+    ]
+
+
+def _latest(rounds: list[Summary]) -> str:
+    best = next((summary for summary in reversed(rounds) if summary.accuracy is not None), None)
+    if best is None or best.accuracy is None:
+        return ""
+    return f"round {best.round}: accuracy {best.accuracy:.2%} of {best.test_examples} test images"
+
+
+def _phases(summary: Summary) -> str:
+    seconds = summary.seconds
+    names = ("broadcast", "evaluate", "train", "wait", "reduce", "apply")
+    parts = ", ".join(f"{name} {getattr(seconds, name):.3g} s" for name in names)
+    return f"round {summary.round} took {seconds.total:.3g} s: {parts}"
+
+
+def _lives(folder: RunFolder, status: Status | None) -> bool:
+    """Whether a job is at work: by its lock, or where locks are not shared between machines by its sign of life."""
+    return control.is_running(folder) or bool(status and not status.ended and time.time() - status.written < SILENCE)
+
+
+def _stop(folder: RunFolder, *, now: bool, wait: float) -> int:
+    control.ask_stop(folder, now=now)
+    if not _until_gone(folder, wait):
+        sys.stdout.write(
+            f"asked: the job ends {'now' if now else 'after its round'}; silofold status {folder.path} tells when\n"
+        )
+        return 0
+    status = control.read_status(folder)
+    sys.stdout.write(f"{status.ended if status and status.ended else 'the job has ended'}\n")
+    return 0
+
+
+def _scale(folder: RunFolder, change: int, wait: float) -> int:
+    before = control.read_status(folder)
+    control.ask_scale(folder, change)
+    deadline = time.monotonic() + wait
+    while time.monotonic() < deadline:
+        after = control.read_status(folder)
+        if before and after and len(after.workers) != len(before.workers):
+            sys.stdout.write(f"workers: {len(before.workers)} -> {len(after.workers)}, in reserve: {len(after.standbys)}\n")
+            return 0
+        time.sleep(0.1)
+    reserve = len(before.standbys) if before else 0
+    sys.stdout.write(
+        f"asked: by {change:+d} workers from the next round on, as far as there are ranks in reserve ({reserve}), silos and "
+        f"workers for it; silofold status {folder.path} tells\n"
+    )
+    return 0
+
+
+def _until_gone(folder: RunFolder, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while control.is_running(folder):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(max(0.0, seconds), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
