@@ -23,7 +23,21 @@ WORDS = {"errors", "config", "protocols", "plugins", "messages", "predictions", 
 DEPARTMENTS = {"comm", "training", "aggregation", "evaluation", "data", "record", "view"}
 """evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
 look at, text and pages, so that no other department knows a library that draws."""
-PROGRAM = {"cli", "launch", "run", "round", "trained", "baseline", "evaluate", "doctor", "operate", "__main__"}
+PROGRAM = {"cli", "launch", "operate", "run", "round", "__main__"}
+PROGRAM |= {"baseline", "compare", "doctor", "evaluate", "report", "trained"}
+    "cli",
+    "launch",
+    "run",
+    "round",
+    "trained",
+    "baseline",
+    "evaluate",
+    "compare",
+    "report",
+    "doctor",
+    "operate",
+    "__main__",
+}
 PLUGIN_FOLDERS = (
     "silofold.training.models",
     "silofold.aggregation.cohorts",
@@ -37,6 +51,12 @@ OWNERS = {
     "torch": ("silofold.training", "silofold.roles.worker"),
     "h5py": ("silofold.data", "silofold.record"),
     "PIL": ("silofold.data",),
+    "rich": ("silofold.launch",),
+    "tensorboard": ("silofold.record.sinks.tensorboard",),
+    "mlflow": ("silofold.record.sinks.mlflow",),
+    "matplotlib": ("silofold.view.plots",),
+    "jinja2": ("silofold.view.page",),
+    "markupsafe": ("silofold.view.page",),
 }
 LIBRARIES = {"numpy", "msgspec", "tqdm", *OWNERS}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _ASKING = {"status", "stop", "scale"}
 """Commands about a job that runs elsewhere."""
-_WITHOUT_MPI = {"baseline", "evaluate", "predict"}
+_WITHOUT_MPI = {"baseline", "compare", "evaluate", "predict", "report"}
 """Commands of one process."""
 
 
@@ -51,17 +51,16 @@ def _without_mpi(options: argparse.Namespace) -> int:
     try:
         match options.command:
             case "baseline":
-                from silofold import baseline
-
-                return baseline.main(options)
+                from silofold.baseline import main as command
+            case "compare":
+                from silofold.compare import main as command
+            case "evaluate":
+                from silofold.evaluate import main as command
             case "predict":
-                from silofold import evaluate
-
-                return evaluate.predict(options)
+                from silofold.evaluate import predict as command
             case _:
-                from silofold import evaluate
-
-                return evaluate.main(options)
+                from silofold.report import main as command
+        return command(options)
     except SilofoldError as fault:
         sys.stderr.write(f"silofold: error: {fault}\n")
         return fault.exit_code
@@ -125,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; repeatable")
     doctor.add_argument("--json", action="store_true", help="the findings as one line of JSON")
     _add_shape(doctor)
+    _add_measuring(commands)
+    return parser
+
+
+def _add_measuring(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     baseline = commands.add_parser("baseline", help="train what federating is measured against, with the same settings")
     baseline.add_argument(
         "kind", choices=("local", "central"), metavar="KIND", help="local: each silo alone; central: all pooled"
@@ -143,7 +147,19 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture files of any size")
     predict.add_argument("--top", type=int, default=1, help="classes to name of each picture (default: 1)")
     predict.add_argument("--data", type=Path, help="folder of silos, where a checkpoint lies outside its run folder")
-    return parser
+    compare = commands.add_parser("compare", help="set runs side by side and test whether the first one is better")
+    _add_runs(compare)
+    compare.add_argument("--out", type=Path, metavar="FILE", help="also write everything as JSON")
+    report = commands.add_parser("report", help="make one page that shows runs and works offline")
+    _add_runs(report)
+    report.add_argument("--out", type=Path, required=True, metavar="PAGE.html", help="the page to write")
+    report.add_argument("--images", action="store_true", help="show test images that the first run gets wrong")
+    report.add_argument("--figures", type=Path, metavar="DIR", help="also write each figure as SVG and PNG")
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of runs, the one in question first")
+    parser.add_argument("--data", type=Path, help="folder of silos, if it has moved")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

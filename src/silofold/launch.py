@@ -13,16 +13,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from silofold import run, topology
 from silofold.data import silo as silos
 from silofold.errors import ConfigError, RequeueError, SilofoldError, TopologyError
-from silofold.record import control
+from silofold.record import control, history
 from silofold.record.rundir import RunFolder
+from silofold.view import live
 
 if TYPE_CHECKING:
     import argparse
@@ -47,6 +51,8 @@ def main(options: argparse.Namespace) -> int:
     int
         The exit code of the run.
     """
+    from silofold.cli import request_of  # noqa: PLC0415  (cli imports this module)
+
     try:
         command, surroundings, rounds = plan(options)
     except SilofoldError as fault:
@@ -57,13 +63,15 @@ def main(options: argparse.Namespace) -> int:
         control.withdraw(folder)
         _pass_on_signals(folder)
     sys.stdout.flush()
+    # on a terminal all that the ranks print goes through one hand, or it would be written across the view
+    errors = subprocess.STDOUT if sys.stdout.isatty() and sys.stderr.isatty() else None
     # in a session of its own: an interrupt of the terminal is a wish that the launcher passes on, not the ranks' death
     with subprocess.Popen(
         command, env=surroundings, stdin=subprocess.DEVNULL, start_new_session=folder is not None,
-        stdout=subprocess.PIPE if sys.stdout.isatty() else None, text=True,
+        stdout=subprocess.PIPE if sys.stdout.isatty() else None, stderr=errors, text=True, errors="replace",
     ) as process:  # fmt: skip
         if process.stdout:
-            _show(process.stdout, rounds)
+            _show(process.stdout, rounds, RunFolder(request_of(options).out))
         code = process.wait()
     return _judge(code, folder) if folder else code
 
@@ -98,16 +106,36 @@ def _judge(code: int, folder: RunFolder) -> int:
     return RequeueError.exit_code
 
 
-def _show(lines: Iterable[str], rounds: int) -> None:
-    """Print a run's lines and a bar of its rounds below them."""
-    columns, rows = shutil.get_terminal_size()  # unlike tqdm's own look, with a fallback for terminals that tell no size
-    with tqdm(total=rounds, desc="training", unit="round", leave=False, ncols=columns, nrows=rows) as bar:
+def _show(lines: Iterable[str], rounds: int, folder: RunFolder) -> None:
+    """Print a run's lines and, below them, how it goes; the numbers are those of its record."""
+    console = Console()
+    began = time.monotonic()
+    state = live.State((), rounds, 0.0, 0.0)
+    seen = 0.0
+
+    def view() -> Text:
+        now = time.monotonic()
+        current = state._replace(elapsed=now - began, since=now - max(seen, began), late=_late(folder))
+        return Text("\n".join(live.lines(current, console.width - 1)), no_wrap=True)
+
+    with Live(console=console, get_renderable=view, refresh_per_second=2, transient=True) as area:
         for line in lines:
-            tqdm.write(line.rstrip("\r\n"))
-            if found := re.match(r"round +(\d+) ", line):
-                # a resumed run begins in the middle; a void round is none of those that count
-                bar.n = max(bar.n, min(int(found[1]) - 1, rounds)) if bar.n == 0 else bar.n
-                bar.update(0 if "VOID" in line else 1)
+            told = line.startswith("round ")  # such a line may be cut: the record has it all
+            console.print(Text(line.rstrip("\r\n")), soft_wrap=not told, no_wrap=told, overflow="ellipsis" if told else None)
+            if told and folder.metrics.exists():
+                state, seen = state._replace(rounds=history.read(folder.metrics)), time.monotonic()
+                area.refresh()
+
+
+def _late(folder: RunFolder) -> list[str]:
+    """Name the ranks that a round waits for longer than a round takes."""
+    try:
+        status = control.read_status(folder)
+    except SilofoldError:  # being written by an older version, say: the view goes on without it
+        return []
+    if status is None or not status.usual_seconds or status.round_seconds < 1.5 * status.usual_seconds:
+        return []
+    return [*status.waiting_for, *(f"{rank} (dead)" for rank in status.dead)]
 
 
 def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str], int]:

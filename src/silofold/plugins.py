@@ -49,7 +49,8 @@ def find(kind: Kind, name: str) -> Any:
     try:
         found = importlib.import_module(module)
     except ImportError as fault:
-        raise PluginError(f"{kind} {name!r}: {fault}; is its folder on PYTHONPATH?") from fault
+        hint = "is its folder on PYTHONPATH?" if colon else f"pip install 'silofold[{name}]'"
+        raise PluginError(f"{kind} {name!r}: {fault}; {hint}") from fault
     except (ValueError, TypeError):
         raise PluginError(f"{kind} {name!r}: expected package.module:Class") from None
     try:

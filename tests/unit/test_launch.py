@@ -7,8 +7,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from records import summary
 from silofold import cli, launch
 from silofold.errors import TopologyError
 
@@ -41,13 +43,31 @@ def test_more_workers_than_silos(recipe: Path, tiny: Path) -> None:
         launch.plan(options(recipe, tiny, "--workers", "7"))
 
 
-def test_bar_below_the_lines_on_a_terminal() -> None:
-    program = (
-        "from silofold import launch\n"
-        "launch._show(['round   4  a\\n', 'round   5  VOID\\n', 'round   6  b\\n', 'done: 8 rounds\\n'], 8)"
-    )
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from silofold import launch
+from silofold.record.rundir import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+records = folder.metrics.with_suffix(".all").read_text().splitlines(keepends=True)
+def lines():
+    for number, record in enumerate(records, 1):
+        with folder.metrics.open("a") as file:
+            file.write(record)
+        yield f"round {number:>3}  line\\n"
+    yield "done: 3 rounds\\n"
+launch._show(lines(), 8, folder)
+"""
+
+
+def test_view_below_the_lines_on_a_terminal(tmp_path: Path) -> None:
+    """What a terminal of 100 columns shows: whole lines, and the numbers of the record below them."""
+    records = [summary(number, void=number == 2) for number in (1, 2, 3)]
+    (tmp_path / "metrics.all").write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in records))
     leader, follower = pty.openpty()
-    with subprocess.Popen([sys.executable, "-c", program], stdout=follower, stderr=follower) as process:
+    environment = dict(os.environ) | {"COLUMNS": "100", "TERM": "xterm"}
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    with subprocess.Popen(command, stdout=follower, stderr=follower, env=environment) as process:
         os.close(follower)
         seen = b""
         while True:
@@ -59,8 +79,10 @@ def test_bar_below_the_lines_on_a_terminal() -> None:
                 break
             seen += part
     os.close(leader)
-    assert process.returncode == 0
     text = seen.decode()
-    for line in ("round   4  a", "round   5  VOID", "round   6  b", "done: 8 rounds"):
+    assert process.returncode == 0, text
+    for line in ("round   1  line", "round   2  line", "round   3  line", "done: 3 rounds"):
         assert f"{line}\r\n" in text
-    assert re.findall(r"(\d+)/8 \[", text)[-1] == "5"  # three before, then two that count
+    assert re.findall(r"rounds   (\d)/8", text)[-1] == "2"  # a void round is none of those that count
+    assert "accuracy 50.00% [31.9%, 68.1%] of 20" in text
+    assert "left out round 3: silo_0 (out of time)" in text

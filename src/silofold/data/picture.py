@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,3 +54,10 @@ def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
             return pixels(image, shape, str(path))
     except FAULTS as error:
         raise SchemaError(f"{path}: not a readable picture: {' '.join(str(error).split())}") from error
+
+
+def encode(image: NDArray[np.uint8]) -> bytes:
+    """Encode an image of a silo, (H, W) or (H, W, C), as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
