@@ -99,3 +99,8 @@ def train(
     sets = [part for setting in settings for part in ("--set", setting)]
     program = ["-m", "silofold", "train", str(recipe), "--data", str(data), "--out", str(out), *sets]
     return on_ranks(ranks, program, seconds, environment)
+
+
+def silofold(*words: object, seconds: float = 120, environment: Mapping[str, str] | None = None) -> Ended:
+    """Run a command of silofold that needs no MPI, or that starts it by itself."""
+    return run([sys.executable, "-m", "silofold", *map(str, words)], seconds, environment)

@@ -1,10 +1,19 @@
-"""Summaries of rounds, for tests of what shows them."""
+"""Records of rounds: read from a run, or made for tests of what shows them."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from silofold.messages import Phases, RankPhases, SiloSummary, Summary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def rounds(out: Path) -> list[dict[str, Any]]:
+    """Read a run's ``metrics.jsonl`` as any program would."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def summary(number: int, **changes: Any) -> Summary:

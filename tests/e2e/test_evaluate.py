@@ -7,13 +7,15 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import mpirun
+from mpirun import silofold as command
+from records import rounds
 from silofold.data import silo as silos
 from silofold.record import answers
 
@@ -21,14 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROGRAM = [sys.executable, "-m", "silofold"]
-
-
-def rounds(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def command(*words: object) -> mpirun.Ended:
-    return mpirun.run([*PROGRAM, *map(str, words)])
 
 
 @pytest.fixture(scope="module")

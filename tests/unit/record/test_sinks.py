@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import csv
+import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from msgspec.structs import replace
 
 from silofold import plugins
+from silofold.errors import PluginError
 from silofold.record.sinks import console
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from silofold.messages import Summary
 
@@ -69,3 +70,52 @@ def test_console_prints_lines_alone(tmp_path: Path, summary: Summary, capsys: py
     assert seen.out == console.line(summary) + "\n"
     assert seen.err == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard(tmp_path: Path, summary: Summary) -> None:
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    for earlier in ([], [summary]):  # the second time is a resume: nothing is there twice
+        sink = plugins.load("sink", {"name": "tensorboard"})
+        sink.open(tmp_path, earlier)
+        sink.write(replace(summary, round=2, accuracy=None))
+        sink.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    found = {
+        (event.step, value.tag): value.tensor.float_val[0] if value.HasField("tensor") else value.simple_value
+        for event in loader.EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    }
+    assert found[1, "accuracy"] == 0.25
+    assert found[1, "silo/north"] == 0.5
+    assert found[2, "seconds/train"] == 4.0
+    assert (2, "accuracy") not in found
+
+
+def test_mlflow(tmp_path: Path, summary: Summary) -> None:
+    pytest.importorskip("mlflow")
+    for earlier in ([], [summary]):
+        sink = plugins.load("sink", {"name": "mlflow"})
+        sink.open(tmp_path, earlier)
+        sink.write(replace(summary, round=2, accuracy=0.75))
+        sink.close()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"file:{tmp_path / 'mlruns'}")
+    experiment = client.get_experiment_by_name("silofold")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", tmp_path.name)
+    assert [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, "accuracy")] == [
+        (1, 0.25),
+        (2, 0.75),
+    ]
+
+
+def test_a_sink_without_its_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorboard", "mlflow"):
+        monkeypatch.delitem(sys.modules, f"silofold.record.sinks.{name}", raising=False)
+        for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(PluginError, match=rf"pip install 'silofold\[{name}\]'"):
+            plugins.load("sink", {"name": name})
