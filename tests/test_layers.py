@@ -25,19 +25,6 @@ DEPARTMENTS = {"comm", "training", "aggregation", "evaluation", "data", "record"
 look at, text and pages, so that no other department knows a library that draws."""
 PROGRAM = {"cli", "launch", "operate", "run", "round", "__main__"}
 PROGRAM |= {"baseline", "compare", "doctor", "evaluate", "report", "trained"}
-    "cli",
-    "launch",
-    "run",
-    "round",
-    "trained",
-    "baseline",
-    "evaluate",
-    "compare",
-    "report",
-    "doctor",
-    "operate",
-    "__main__",
-}
 PLUGIN_FOLDERS = (
     "silofold.training.models",
     "silofold.aggregation.cohorts",
