@@ -426,7 +426,7 @@ def judge_ranks(people: Sequence[Person], settings: config.Settings) -> Iterator
     least = settings.roles.servers + 2
     if len(people) < least:
         yield fail(
-            f"{len(people)} ranks, expected at least {least}: a scheduler, {settings.roles.servers} servers and a worker",
+            f"{len(people)} ranks, expected at least {least}: 1 scheduler + {settings.roles.servers} servers + 1 worker",
             "start more ranks, or set fewer roles.servers",
         )
     yield from _judge_library(first.mpi, settings)

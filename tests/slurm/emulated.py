@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -130,7 +131,7 @@ class Cluster:
         for name in ("state", "scratch", *(f"spool.{node}" for node in NODES), *(f"scratch.{node}" for node in NODES)):
             (self.folder / name).mkdir()
         for index in range(2):  # what stands for a GPU: SLURM deals out device files and looks no further
-            (self.folder / f"gpu{index}").touch()
+            os.mknod(self.folder / f"gpu{index}", stat.S_IFCHR | 0o600, os.makedev(1, 3))
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(64))
         key.chmod(0o400)

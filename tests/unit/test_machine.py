@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from silofold import machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_spans() -> None:
+    assert machine.spans([]) == ""
+    assert machine.spans([3]) == "3"
+    assert machine.spans([8, 0, 1, 2, 3, 5]) == "0-3,5,8"
+
+
+def test_node_is_what_slurm_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    assert machine.node() == "n7"
+    monkeypatch.delenv("SLURMD_NODENAME")
+    assert machine.node() == os.uname().nodename
+
+
+def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    job = cgroups / "slurm" / "job_7"
+    job.mkdir(parents=True)
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("0::/slurm/job_7\n")
+    (proc / "meminfo").write_text("MemTotal:       1024 kB\nMemFree: 1 kB\n")
+    assert machine.memory_limit(cgroups, proc) == 2**20
+    assert machine.core_quota(cgroups, proc) is None
+    (cgroups / "slurm" / "memory.max").write_text("4096\n")
+    (job / "memory.max").write_text("max\n")
+    (job / "cpu.max").write_text("max 100000\n")
+    assert machine.memory_limit(cgroups, proc) == 4096
+    assert machine.core_quota(cgroups, proc) is None
+    (cgroups / "slurm" / "cpu.max").write_text("250000 100000\n")
+    assert machine.core_quota(cgroups, proc) == 2.5
+
+
+def test_control_groups_of_version_1(tmp_path: Path) -> None:
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("5:memory:/slurm/job_7\n3:cpu,cpuacct:/\n")
+    (proc / "meminfo").write_text("MemTotal: 1024 kB\n")
+    (cgroups / "memory" / "slurm" / "job_7").mkdir(parents=True)
+    (cgroups / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    (cgroups / "memory" / "slurm" / "job_7" / "memory.limit_in_bytes").write_text("65536\n")
+    assert machine.memory_limit(cgroups, proc) == 65536
+
+
+def test_this_process() -> None:
+    assert 2**20 < machine.memory_used() < machine.memory_limit()
+    before = machine.age()
+    assert 0 < before < time.monotonic() + 1
+    assert set(machine.cores()) == os.sched_getaffinity(0)
+
+
+def test_allocation() -> None:
+    assert machine.allocation_end({}) is None
+    assert machine.allocation_end({"SLURM_JOB_END_TIME": "0"}) is None
+    assert machine.allocation_end({"SLURM_JOB_END_TIME": "1700000000"}) == 1.7e9
+    assert machine.tasks({"SLURM_NTASKS": "12"}) == 12
+    assert machine.tasks({}) is None
+
+
+def test_gpus(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "null"):
+        (tmp_path / name).touch()
+    assert machine.gpus({}, tmp_path) == ["0", "1"]
+    assert machine.gpus({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == ["1"]
+    assert machine.gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
