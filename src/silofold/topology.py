@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RoleName: TypeAlias = Literal["scheduler", "server", "standby", "worker"]
+Placement: TypeAlias = Literal["packed", "spread"]
 SCHEDULER = 0
 
 
@@ -81,7 +81,39 @@ def shard_slices(parameters: int, servers: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(starts)]
 
 
-def assign_silos(examples: Sequence[int], workers: int) -> list[tuple[int, ...]]:
+def arrange(nodes: Sequence[str], servers: int, placement: Placement) -> list[int]:
+    """Order the ranks of a job: the scheduler, then the servers, then all others.
+
+    Parameters
+    ----------
+    nodes
+        Node of each rank.
+    servers
+        Number of servers.
+    placement
+        ``packed``: as the launcher numbers the ranks, which fills the first nodes with servers. ``spread``: one node after
+        the other gives a server, the scheduler's own last.
+
+    Returns
+    -------
+    list of int
+        The present rank of each rank to be; rank 0 stays.
+    """
+    ranks = list(range(len(nodes)))
+    if placement == "packed":
+        return ranks
+    free: dict[str, list[int]] = {node: [] for node in nodes}
+    for rank in ranks[1:]:
+        free[nodes[rank]].append(rank)
+    turns = [*[node for node in free if node != nodes[0]], nodes[0]]
+    dealt = [rank for row in itertools.zip_longest(*(free[node] for node in turns)) for rank in row if rank is not None]
+    chosen = dealt[:servers]
+    return [0, *chosen, *(rank for rank in ranks[1:] if rank not in chosen)]
+
+
+def assign_silos(
+    examples: Sequence[int], workers: int, reach: Sequence[frozenset[int]] | None = None
+) -> list[tuple[int, ...]]:
     """Spread silos over workers, longest first, each to the worker with the fewest examples so far.
 
     Parameters
@@ -90,6 +122,8 @@ def assign_silos(examples: Sequence[int], workers: int) -> list[tuple[int, ...]]
         Training examples of each silo.
     workers
         Number of workers.
+    reach
+        Workers that may host each silo; none: all of them.
 
     Returns
     -------
@@ -99,7 +133,7 @@ def assign_silos(examples: Sequence[int], workers: int) -> list[tuple[int, ...]]
     Raises
     ------
     TopologyError
-        There are fewer silos than workers.
+        There are fewer silos than workers, a silo is out of every worker's reach, or a worker is left without one.
 
     References
     ----------
@@ -111,9 +145,13 @@ def assign_silos(examples: Sequence[int], workers: int) -> list[tuple[int, ...]]
             f"{workers - len(examples)} fewer ranks, or pack more silos"
         )
     hosted: list[list[int]] = [[] for _ in range(workers)]
-    loads = [(0, worker) for worker in range(workers)]
+    loads = [0] * workers
     for silo in sorted(range(len(examples)), key=lambda index: (-examples[index], index)):
-        load, worker = heapq.heappop(loads)
+        worker = min(range(workers) if reach is None else sorted(reach[silo]), key=lambda index: loads[index], default=None)
+        if worker is None:
+            raise TopologyError(f"silo {silo}: its file lies on no worker's node (roles.near)")
         hosted[worker].append(silo)
-        heapq.heappush(loads, (load + examples[silo], worker))
+        loads[worker] += examples[silo]
+    if reach is not None and (idle := [worker for worker, silos in enumerate(hosted) if not silos]):
+        raise TopologyError(f"no silo for worker {idle[0]}: too few lie on its node (roles.near); start fewer workers there")
     return [tuple(sorted(silos)) for silos in hosted]

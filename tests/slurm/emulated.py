@@ -240,7 +240,7 @@ class Cluster:
         told = self.ask("scontrol", "--oneliner", "show", "job", str(number)).stdout
         return dict(re.findall(r"(\w+(?::\w+)*)=(\S*)", told.partition("\n")[0]))
 
-    def wait(self, jobs: Sequence[int], seconds: float, states: frozenset[str] = frozenset()) -> None:
+    def wait(self, jobs: Sequence[int | str], seconds: float, states: frozenset[str] = frozenset()) -> None:
         """Wait until jobs are in one of these states; by default until they are over."""
         over = states or frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE"})
         until(

@@ -69,16 +69,17 @@ class Job(NamedTuple):
         return int(self.cluster.job(self.number)["Restarts"])
 
 
-def changed(script: Path, silos: Path, out: Path, to: Path) -> Path:
+def changed(script: Path, lines: dict[str, Path], to: Path) -> Path:
     """Copy a batch script and change its two lines, as a user does."""
-    lines = {"SILOS=": f"SILOS={silos}", "RUN_DIR=": f"RUN_DIR={out}"}
-    found = []
-    text = []
+    found, text = [], []
     for line in script.read_text(encoding="utf-8").splitlines():
-        key = next((key for key in lines if line.startswith(key)), None)
-        found += [key] if key else []
-        text.append(lines[key] if key else line)
-    assert sorted(map(str, found)) == sorted(lines), f"{script}: found {found}"
+        name = line.partition("=")[0]
+        if name in lines and line.startswith(f"{name}=${{{name}:-"):
+            found.append(name)
+            text.append(f"{name}={lines[name]}")
+        else:
+            text.append(line)
+    assert sorted(found) == sorted(lines), f"{script}: found {found}"
     to.write_text("\n".join(text) + "\n", encoding="utf-8")
     return to
 
@@ -94,7 +95,7 @@ def submit(
 ) -> Job:
     """Submit a batch script of slurm/ with its two lines changed, on three nodes of four tasks."""
     out, output = folder / "run", folder / "job.out"
-    batch = changed(ROOT / "slurm" / script, silos, out, folder / script)
+    batch = changed(ROOT / "slurm" / script, {"SILOS": silos, "RUN_DIR": out}, folder / script)
     environment = {
         "RECIPE": RECIPE,
         "OPTIONS": " ".join(f"--set {setting}" for setting in settings),

@@ -86,3 +86,39 @@ def test_every_silo_has_one_worker_and_loads_are_balanced(examples: list[int], d
 def test_more_workers_than_silos() -> None:
     with pytest.raises(TopologyError, match=r"^found 2 silos for 5 workers, .* start with 3 fewer ranks"):
         topology.assign_silos([10, 10], 5)
+
+
+def test_silos_near_their_files_by_hand() -> None:
+    near = [frozenset({0, 1}), frozenset({2}), frozenset({0, 1}), frozenset({2}), frozenset({1, 2})]
+    # 9 → w0 of {0, 1}, 8 → w2, 5 → w1 of {0, 1}, 4 → w2, 3 → w1 of {1, 2} (5 < 12)
+    assert topology.assign_silos([9, 8, 5, 4, 3], 3, near) == [(0,), (2, 4), (1, 3)]
+    everywhere = [frozenset({0, 1, 2})] * 5
+    assert topology.assign_silos([1, 9, 2, 8, 3], 3, everywhere) == topology.assign_silos([1, 9, 2, 8, 3], 3)
+
+
+def test_silos_that_lie_nowhere_and_workers_beside_none() -> None:
+    with pytest.raises(TopologyError, match=r"^silo 1: its file lies on no worker's node"):
+        topology.assign_silos([2, 1], 2, [frozenset({0, 1}), frozenset()])
+    with pytest.raises(TopologyError, match=r"^no silo for worker 1: too few lie on its node"):
+        topology.assign_silos([2, 1], 2, [frozenset({0}), frozenset({0})])
+
+
+NODES = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+
+
+def test_packed_ranks_stay_as_they_are() -> None:
+    assert topology.arrange(NODES, 4, "packed") == list(range(12))
+
+
+def test_servers_spread_by_hand() -> None:
+    # b and c first, then a, which has the scheduler; the fourth server on b again
+    assert topology.arrange(NODES, 4, "spread") == [0, 4, 8, 1, 5, 2, 3, 6, 7, 9, 10, 11]
+    assert topology.arrange(["a"] * 4, 2, "spread") == [0, 1, 2, 3]
+    assert topology.arrange(["a", "b"], 1, "spread") == [0, 1]
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=30), st.integers(1, 30))
+def test_an_arrangement_keeps_every_rank_and_the_scheduler(nodes: list[str], servers: int) -> None:
+    order = topology.arrange(nodes, servers, "spread")
+    assert sorted(order) == list(range(len(nodes)))
+    assert order[0] == 0
