@@ -84,6 +84,7 @@ def request_of(options: argparse.Namespace) -> run.Request:
         out=out,
         resume=not replay and options.resume is not None,
         replay=replay,
+        rehearse=getattr(options, "dry_run", False),
     )
 
 
@@ -177,6 +178,8 @@ def _add_run(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
         parser.add_argument("recipe", type=Path, metavar="RUN", help="the settings: a TOML file, or the folder of a run")
     parser.add_argument("--data", type=Path, help="folder of silos, made by data_tools/pack.py")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; repeatable")
+    if resume:
+        parser.add_argument("--dry-run", action="store_true", help="everything up to the first round, then tell and end")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="RUN_DIR", help="the run folder; an unfinished run in it goes on")
     if not resume:

@@ -50,6 +50,10 @@ class Roles(Section, frozen=True):
     """Ranks that own one shard of the model each."""
     standby: Annotated[int, Meta(ge=0)] = 0
     """Ranks that wait until a worker is missing, a server or the scheduler dies, or the job is scaled out."""
+    placement: Literal["packed", "spread"] = "packed"
+    """``packed``: servers are the first ranks, as they are numbered. ``spread``: one node after the other gives one."""
+    near: bool = False
+    """Whether each silo is hosted on a node that sees its file, as when silos lie on the nodes' own disks."""
 
 
 class Rounds(Section, frozen=True):
@@ -77,6 +81,8 @@ class Rounds(Section, frozen=True):
     """The newest checkpoints that are kept."""
     count_void: bool = False
     """Whether a void round uses up one of ``count``."""
+    end_margin: Annotated[float, Meta(ge=0, le=1e6)] = 60.0
+    """Seconds before the end of the allocation by which the job has ended itself, resumably."""
     max_void: Count = 3
     """So many void rounds in a row end the job, resumably."""
     worker_checkpoints: bool = False
@@ -126,7 +132,7 @@ class Settings(Section, frozen=True):
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-FREE_ON_RESUME = ("data.folder", "roles", "rounds.count", "sinks")
+FREE_ON_RESUME = ("data.folder", "roles", "rounds.count", "rounds.end_margin", "sinks")
 """Settings that a resumed run may change: none of them changes a bit of a round."""
 
 

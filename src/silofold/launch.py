@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from silofold import run, topology
+from silofold import machine, run, topology
 from silofold.data import silo as silos
 from silofold.errors import ConfigError, RequeueError, SilofoldError, TopologyError
 from silofold.record import control, history
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 
 OURS = (1, 2, RequeueError.exit_code, 130)
 """Exit codes that a rank chose itself."""
+FAREWELL, GUARD_LOOKS_EVERY = 20.0, 2.0
+"""Seconds."""
+LAUNCHER = "SILOFOLD_LAUNCHER"
+"""Variable that names another launcher than this environment's mpirun, with its options: ``srun --mpi=pmix``."""
 ULFM_SINCE = 5
 """First version of Open MPI whose mpirun offers to survive dead ranks."""
 
@@ -58,7 +64,8 @@ def main(options: argparse.Namespace) -> int:
     except SilofoldError as fault:
         sys.stderr.write(f"silofold: error: {fault}\n")
         return fault.exit_code
-    folder = RunFolder(options.resume or options.out) if options.command == "launch" else None
+    plain = options.command == "launch" and not options.dry_run
+    folder = RunFolder(options.resume or options.out) if plain else None
     if folder:
         control.withdraw(folder)
         _pass_on_signals(folder)
@@ -70,6 +77,7 @@ def main(options: argparse.Namespace) -> int:
         command, env=surroundings, stdin=subprocess.DEVNULL, start_new_session=folder is not None,
         stdout=subprocess.PIPE if sys.stdout.isatty() else None, stderr=errors, text=True, errors="replace",
     ) as process:  # fmt: skip
+        threading.Thread(target=_guard, args=(process,), daemon=True).start()
         if process.stdout:
             _show(process.stdout, rounds, RunFolder(request_of(options).out))
         code = process.wait()
@@ -104,6 +112,22 @@ def _judge(code: int, folder: RunFolder) -> int:
         return code
     sys.stderr.write(f"silofold: a rank was lost (mpirun's exit code {code}): go on with --resume {folder.path}\n")
     return RequeueError.exit_code
+
+
+def _guard(process: subprocess.Popen[str]) -> None:
+    """End an mpirun that stays without ranks, as Open MPI's may when all ranks of another node are killed."""
+    alive = 0.0
+    while process.poll() is None:
+        time.sleep(GUARD_LOOKS_EVERY)
+        if any(" -m silofold " in command for command in machine.descendants(process.pid)):
+            alive = time.monotonic()
+        elif alive and time.monotonic() - alive > FAREWELL:
+            sys.stderr.write("silofold: mpirun has not ended though its ranks have: it is ended; the run can be resumed\n")
+            process.terminate()
+            try:
+                process.wait(FAREWELL)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _show(lines: Iterable[str], rounds: int, folder: RunFolder) -> None:
@@ -173,7 +197,7 @@ def environment(threads: int) -> dict[str, str]:
         Threads of each rank.
     """
     wanted = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
-    if find_mpirun()[1] == "openmpi":
+    if LAUNCHER in os.environ or find_mpirun()[1] == "openmpi":
         wanted |= _open_mpi_environment()
     return wanted | dict(os.environ)
 
@@ -186,6 +210,8 @@ def mpirun() -> list[str]:
     TopologyError
         There is none.
     """
+    if given := os.environ.get(LAUNCHER):
+        return shlex.split(given)
     path, family = find_mpirun()
     found = re.search(r"(\d+)\.", _version(path))
     return [path, "--with-ft", "ulfm"] if family == "openmpi" and found and int(found[1]) >= ULFM_SINCE else [path]
@@ -242,4 +268,5 @@ def _train_arguments(options: argparse.Namespace, servers: int, standby: int) ->
         paths.append(("--resume", options.resume))
     given = [part for name, value in paths if value is not None for part in (name, str(value))]
     sets = [part for override in options.set for part in ("--set", override)]
+    given += ["--dry-run"] if getattr(options, "dry_run", False) else []
     return [*head, *given, *sets, "--set", f"roles.servers={servers}", "--set", f"roles.standby={standby}"]

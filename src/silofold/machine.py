@@ -77,6 +77,23 @@ def gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev
     return sorted(path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*"))
 
 
+def descendants(pid: int, proc: Path = PROC) -> list[str]:
+    """List the command lines of all processes of this machine that a process has started, directly or not."""
+    parents: dict[int, int] = {}
+    for entry in proc.iterdir():
+        if entry.name.isdecimal() and (told := _read(entry / "stat")):
+            state, parent = told.rpartition(") ")[2].split()[:2]
+            if state != "Z":
+                parents[int(entry.name)] = int(parent)
+    found, todo = [], [pid]
+    while todo:
+        above = todo.pop()
+        children = [child for child, parent in parents.items() if parent == above]
+        found += [_read(proc / str(child) / "cmdline").replace("\0", " ") for child in children]
+        todo += children
+    return found
+
+
 def tasks(environment: Mapping[str, str] = os.environ) -> int | None:
     """Tell for how many tasks the allocation is made, or none outside of SLURM."""
     text = environment.get("SLURM_NTASKS", "")

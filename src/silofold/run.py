@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 import silofold
-from silofold import config, faults, plugins, topology
+from silofold import config, faults, machine, plugins, rehearsal, topology
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.data import silo as silos
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Trainee: TypeAlias = "tuple[FlatModel, dict[int, Any], Callable[[int], Any], dict[str, str]]"
 """What a rank that trains has: the model, the silos it hosts, how to read another one, and the device in words."""
+Inputs: TypeAlias = tuple[config.Settings, silos.Manifest, list[Summary]]
+"""What is read from disk once: settings, manifest, and the rounds that a replay follows."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Request:
         Whether `out` must hold a run to go on with.
     replay
         Folder of a run whose rounds are played again.
+    rehearse
+        Whether all is done that comes before the first round, and no more.
     """
 
     recipe: Path | None
@@ -77,6 +81,7 @@ class Request:
     out: Path
     resume: bool = False
     replay: Path | None = None
+    rehearse: bool = False
 
 
 class Beginning(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,12 +119,7 @@ def train(request: Request) -> int:
 
 def _live(world: World, request: Request, generation: int) -> tuple[World, Request]:
     """Play the run to its end, which ends this process; return only when ranks were lost that it cannot go on without."""
-    try:
-        role, job, fabrics = _prepare(world, request)
-    except SilofoldError as fault:  # agreed on by all ranks
-        if world.rank == 0:
-            _say_fault(fault)
-        worlds.finish(world, fault.exit_code)
+    world, (role, job, fabrics) = _begin(world, request)
     if isinstance(role, Scheduler):  # a signal of the batch system is a wish like any other
         for name in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(name, lambda *_: control.ask_stop(job.folder, now=False))
@@ -150,6 +150,21 @@ def _without(loss: RankLost, role: Role, job: Job, world: World, request: Reques
     world = regroup(world, job, generation, loss.suspects)
     overrides = (*request.overrides, *_shape(world, job))
     return world, replace(request, recipe=None, resume=True, out=job.folder.path, overrides=overrides)
+
+
+def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabrics]]:
+    """Give each rank its number and make its role; a fault, or the end of a rehearsal, ends this process."""
+    try:
+        inputs = _read_inputs(world, request)
+        roles = inputs[0].roles
+        world = world.reordered(topology.arrange([host for host, _ in world.places], roles.servers, roles.placement))
+        return world, _prepare(world, request, inputs)
+    except RunOver as over:
+        worlds.finish(world, over.exit_code)
+    except SilofoldError as fault:  # agreed on by all ranks
+        if world.rank == 0:
+            _say_fault(fault)
+        worlds.finish(world, fault.exit_code)
 
 
 def _rounds(role: Role, job: Job, fabrics: Fabrics) -> int:
@@ -193,10 +208,17 @@ def _say_fault(fault: SilofoldError) -> None:
 # --- start-up --------------------------------------------------------------------------------------------------------
 
 
-def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
-    """Agree on everything that comes before the first round."""
+def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job, Fabrics]:
+    """Agree on everything that comes before the first round.
+
+    Raises
+    ------
+    RunOver
+        It was a rehearsal.
+    """
     began = time.time()
-    settings, data, script = _read_inputs(world, request)
+    settings, data, script = inputs
+    reach = _reach(world, settings, data) if settings.roles.near else None
     with world.together():
         layout = topology.Layout(world.size, settings.roles.servers, settings.roles.standby)
         if layout.role(world.rank)[0] in {"worker", "standby"}:
@@ -210,15 +232,19 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
             folder=RunFolder(request.out),
             strategy=plugins.load("strategy", settings.strategy),
             script={summary.round: summary for summary in script},
+            reach=reach,
         )
-        topology.assign_silos(job.examples, len(layout.worker_ranks))
+        job.hosted()
         plugins.load("cohort", settings.cohort)
         plugins.load("server_optimizer", settings.server_optimizer)
     beginning = _claim(world, job, request)
     title, kind = layout.title(world.rank), layout.role(world.rank)[0]
     with world.together():
         try:
-            log.start(job.folder.log(title), title)
+            if request.rehearse:
+                logging.getLogger("silofold").addHandler(logging.NullHandler())
+            else:
+                log.start(job.folder.log(title), title)
         except OSError as fault:
             raise RunFolderError(f"{fault.filename}: {fault.strerror}") from None
     with world.together():
@@ -229,11 +255,15 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
         if len(set(sizes[layout.worker_ranks.start :])) != 1:
             raise ConfigError(f"workers built models of different sizes: {sizes[layout.worker_ranks.start :]}")
         slices = topology.shard_slices(sizes[-1], layout.servers)
-    beginning = _restore_point(world, job, beginning, slices)
+    beginning = _restore_point(world, job, request, beginning, slices)
     job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids)
     vectors = _initial_slices(world, job, trainee[0].host if trainee else None, slices)
     environment = _environment(world.places[world.rank][0], trainee)
     people = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
+    if request.rehearse:
+        if world.rank == 0:
+            sys.stdout.write(rehearsal.story(job, slices, people))
+        raise RunOver(0)
     with world.together():
         role = _make_role(world, job, request, beginning, slices, vectors, trainee, people)
     fabrics = Fabrics(world, layout, slices, settings.rounds.start_window)
@@ -243,7 +273,7 @@ def _prepare(world: World, request: Request) -> tuple[Role, Job, Fabrics]:
     return role, job, fabrics
 
 
-def _read_inputs(world: World, request: Request) -> tuple[config.Settings, silos.Manifest, list[Summary]]:
+def _read_inputs(world: World, request: Request) -> Inputs:
     """Read settings, manifest and, for a replay, the recorded rounds on rank 0, and share them."""
     text, manifest, folder, script = b"", b"", "", b"[]"
     with world.together():
@@ -270,6 +300,14 @@ def _read_inputs(world: World, request: Request) -> tuple[config.Settings, silos
         if request.replay and not rounds:
             raise RunFolderError(f"{RunFolder(request.replay).metrics}: holds no round that could be replayed")
     return settings, data, rounds
+
+
+def _reach(world: World, settings: config.Settings, data: silos.Manifest) -> tuple[frozenset[int], ...]:
+    """Find out which ranks see the file of each silo."""
+    folder = Path(settings.data.folder)
+    mine = bytes((folder / silo.file).exists() for silo in data.silos)
+    seen = world.gather(mine)
+    return tuple(frozenset(rank for rank, sees in enumerate(seen) if sees[silo]) for silo in range(len(data.silos)))
 
 
 def read_settings(request: Request) -> config.Settings:
@@ -317,8 +355,9 @@ def _claim(world: World, job: Job, request: Request) -> Beginning:
                         f"{job.folder.path}: the run is finished: {done} rounds of {wanted}; a longer one: "
                         f"--set rounds.count={done + 1} or more"
                     )
-                job.folder.done.unlink(missing_ok=True)
-            resumed = job.folder.claim()
+                if not request.rehearse:
+                    job.folder.done.unlink(missing_ok=True)
+            resumed = job.folder.rehearse() if request.rehearse else job.folder.claim()
             if resumed and request.replay:
                 raise RunFolderError(f"{job.folder.path}: holds a run; choose another --out for the replay")
             if resumed:
@@ -380,14 +419,15 @@ def _host(world: World, job: Job) -> Trainee:
     return model, held, load, device.describe(place)
 
 
-def _restore_point(world: World, job: Job, beginning: Beginning, slices: list[slice]) -> Beginning:
+def _restore_point(world: World, job: Job, request: Request, beginning: Beginning, slices: list[slice]) -> Beginning:
     """Find the newest checkpoint whose every byte is what was written; servers share the reading."""
     if beginning.after == 0:
         return beginning
     folder = job.folder.checkpoints
     names: list[str] = []
     if world.rank == 0:
-        checkpoint.clear_drafts(folder)
+        if not request.rehearse:
+            checkpoint.clear_drafts(folder)
         names = [path.name for path in checkpoint.found(folder)]
     names = msgspec.json.decode(world.share(msgspec.json.encode(names)), type=list[str])
     stories: list[str] = []
@@ -507,7 +547,7 @@ def _changed_surroundings(job: Job, request: Request, present: dict[str, Any]) -
 
 
 def _introduce(job: Job, parameters: int, people: list[dict[str, Any]]) -> None:
-    """Say in one line what is about to run, and in the log which rank runs where."""
+    """Say what is about to run and where, and in the log what each rank runs on."""
     for rank, person in enumerate(people):
         logger.info("rank %d is %s: %s", rank, job.layout.title(rank), person)
     workers = [people[rank] for rank in job.layout.worker_ranks]
@@ -517,12 +557,22 @@ def _introduce(job: Job, parameters: int, people: list[dict[str, Any]]) -> None:
         f"scheduler: 1, servers: {job.layout.servers}, workers: {len(workers)}, hosts: {hosts}; "
         f"silos: {len(job.data.silos)}, parameters: {parameters:,}; training on {', '.join(devices)}\n"
     )
+    if hosts > 1 or any(person["gpus"] for person in people):
+        sys.stdout.write(rehearsal.places(job.layout, people))
     sys.stdout.flush()
 
 
 def _environment(host: str, trainee: Trainee | None) -> dict[str, Any]:
     """Describe what this rank runs on."""
-    seen = {"host": host, "pid": os.getpid(), "cores": len(os.sched_getaffinity(0))}
+    cores = machine.cores()
+    seen = {
+        "host": host,
+        "pid": os.getpid(),
+        "cores": len(cores),
+        "core_list": machine.spans(cores),
+        "gpus": ",".join(machine.gpus()),
+        "memory": machine.memory_used(),
+    }
     return seen | (trainee[3] if trainee else {})
 
 

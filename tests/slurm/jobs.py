@@ -15,6 +15,8 @@ PYTHON = sys.executable
 RECIPE = "examples/femnist/run.toml"
 SHORT = ("rounds.count=10", "local.epochs=2")
 """The experiment of examples/femnist in short: 10 rounds of 2 epochs instead of 20 of 20."""
+RESTARTING = f"{sys.prefix}/bin/mpirun"
+"""A launcher without ULFM: the death of a rank ends the job, which starts again and takes nothing back."""
 
 
 def without_slurm(silos: Path, out: Path, settings: tuple[str, ...], seconds: float = 400) -> list[str]:

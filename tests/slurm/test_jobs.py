@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from silofold import launch
 from slurm import emulated
-from slurm.jobs import Job, digests, submit
+from slurm.jobs import RESTARTING, Job, digests, submit, without_slurm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def test_three_nodes_give_the_same_bits(
@@ -66,17 +67,48 @@ def lose_node(job: Job) -> None:
     job.cluster.start_node("n3")
 
 
-@pytest.mark.parametrize("harm", [requeue, kill_step, kill_ranks, kill_daemon, kill_scheduler, lose_node])
+def warn(job: Job) -> None:
+    """What SLURM does before the time limit, and at pre-emption."""
+    answer = job.cluster.ask("scancel", "--batch", "--signal=USR1", str(job.number))
+    assert answer.returncode == 0, answer
+
+
+@pytest.mark.parametrize("harm", [requeue, warn, kill_step, kill_ranks, kill_daemon, kill_scheduler, lose_node])
 def test_a_disturbed_job_ends_in_the_same_bits(
     harm: Callable[[Job], None], cluster: emulated.Cluster, silos: Path, undisturbed: list[str], tmp_path: Path
 ) -> None:
-    job = submit(cluster, silos, tmp_path)
+    job = submit(cluster, silos, tmp_path, SILOFOLD_LAUNCHER=RESTARTING)
     job.reach(3)
     harm(job)
     job.wait()
-    assert job.restarts == 1
+    assert job.restarts == 1, job.story()
     assert digests(job.out) == undisturbed
     assert json.loads((job.out / "run.json").read_text())["start_round"] > 2, "the rounds before are not played again"
+
+
+def test_survivors_of_a_scheduler_go_on_in_the_same_bits(
+    cluster: emulated.Cluster, silos: Path, undisturbed: list[str], tmp_path: Path
+) -> None:
+    """With ULFM: no place in the queue is lost. One worker less hosts the same silos."""
+    if launch.find_mpirun()[1] != "openmpi":
+        pytest.skip("only Open MPI survives the death of a rank")
+    job = submit(cluster, silos, tmp_path)
+    job.reach(3)
+    kill_scheduler(job)
+    job.wait()
+    assert digests(job.out) == undisturbed, job.story()
+
+
+def test_too_short_a_wall_time(cluster: emulated.Cluster, silos: Path, tmp_path: Path) -> None:
+    """As often as needed: the job saves itself before the minute is over, and SLURM never has to end it."""
+    settings = ("rounds.count=20", "local.epochs=4")
+    job = submit(cluster, silos, tmp_path, "--time=1", settings=(*settings, "rounds.end_margin=12"))
+    job.wait(900)
+    story = job.output.read_text()
+    assert job.restarts >= 1, story
+    assert story.count("saved before the allocation's end") == job.restarts, story
+    assert "DUE TO TIME LIMIT" not in story
+    assert digests(job.out) == without_slurm(silos, tmp_path / "undisturbed", settings)
 
 
 def test_a_fault_that_stays_is_not_requeued(cluster: emulated.Cluster, silos: Path, tmp_path: Path) -> None:

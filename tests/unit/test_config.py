@@ -39,6 +39,7 @@ def test_defaults() -> None:
         "checkpoint_every": 1,
         "keep_checkpoints": 3,
         "count_void": False,
+        "end_margin": 60.0,
         "max_void": 3,
         "worker_checkpoints": False,
     }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -86,3 +87,21 @@ def test_view_below_the_lines_on_a_terminal(tmp_path: Path) -> None:
     assert re.findall(r"rounds   (\d)/8", text)[-1] == "2"  # a void round is none of those that count
     assert "accuracy 50.00% [31.9%, 68.1%] of 20" in text
     assert "left out round 3: silo_0 (out of time)" in text
+
+
+def test_another_launcher(recipe: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SILOFOLD_LAUNCHER", "srun --mpi=pmix --label")
+    command, _, _ = launch.plan(options(recipe, tiny, "--workers", "2"))
+    assert command[:5] == ["srun", "--mpi=pmix", "--label", "-n", "4"]
+
+
+def test_an_mpirun_that_stays_without_ranks_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "FAREWELL", 0.5)
+    monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
+    script = f"{sys.executable} -c 'import time; time.sleep(1)' -m silofold train & wait; sleep 60"
+    with subprocess.Popen(["bash", "-c", script], text=True) as process:
+        launch._guard(process)
+        assert process.wait(5) == -signal.SIGTERM
+    with subprocess.Popen(["bash", "-c", "sleep 1.5"], text=True) as process:  # one that has not started its ranks yet
+        launch._guard(process)
+        assert process.wait(5) == 0

@@ -216,6 +216,14 @@ class World:
             return MPI.Intracomm.Create_from_group(members, f"silofold.{tag}.{epoch}.{mark:08x}")
         return None
 
+    def reordered(self, order: Sequence[int]) -> World:
+        """Make the world in which rank i is what is rank ``order[i]`` here; called on every rank."""
+        if list(order) == list(range(self.size)):
+            return self
+        from mpi4py import MPI  # noqa: PLC0415  (as above)
+
+        return World(MPI.Intracomm(self.comm.Split(0, order.index(self.rank))))
+
     def among(self, ranks: Sequence[int], generation: int, seconds: float) -> World:
         """Make the world of these ranks, numbered in this order, out of what is left of this one.
 

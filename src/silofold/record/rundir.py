@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -91,6 +92,27 @@ class RunFolder:
         if found:
             raise RunFolderError(f"{self.path}: found {found[0]!r} and no run.json, expected an empty folder or a run")
         return False
+
+    def rehearse(self) -> bool:
+        """Find out what `claim` would, and leave the folder as it was.
+
+        Raises
+        ------
+        RunFolderError
+            As `claim` does.
+        """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        locked = self.lock.exists()
+        try:
+            found = self.claim()
+            self.release()
+        finally:
+            if not locked:
+                self.lock.unlink(missing_ok=True)
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+        return found
 
     def release(self) -> None:
         """Let another process, or this one again, claim the folder."""

@@ -77,6 +77,8 @@ class Job:
         Void rounds in a row right before it.
     script
         The recorded rounds that a replay follows; empty otherwise.
+    reach
+        Ranks that see the file of each silo, where silos are to be near their files; none: all ranks see all.
     """
 
     settings: Settings
@@ -88,11 +90,20 @@ class Job:
     counted: int = 0
     voids: int = 0
     script: dict[int, Summary] = field(default_factory=dict)
+    reach: tuple[frozenset[int], ...] | None = None
 
     @property
     def examples(self) -> list[int]:
         """Training examples of each silo."""
         return [silo.train.examples for silo in self.data.silos]
+
+    @property
+    def near(self) -> list[frozenset[int]] | None:
+        """Workers that may host each silo, by their index; none: all of them."""
+        if self.reach is None:
+            return None
+        workers = {rank: index for index, rank in enumerate(self.layout.worker_ranks)}
+        return [frozenset(workers[rank] for rank in ranks if rank in workers) for ranks in self.reach]
 
     @property
     def silence(self) -> float:
@@ -102,7 +113,7 @@ class Job:
     def hosted(self) -> dict[int, tuple[int, ...]]:
         """Spread the silos over the workers, as a run begins."""
         ranks = self.layout.worker_ranks
-        return dict(zip(ranks, topology.assign_silos(self.examples, len(ranks)), strict=True))
+        return dict(zip(ranks, topology.assign_silos(self.examples, len(ranks), self.near), strict=True))
 
     def counts(self, tally: Tally) -> list[int] | None:
         """Count the updates that each contributing worker sends, or none where it sends one sum."""

@@ -52,17 +52,17 @@ class Roster:
         if rank in self._standbys:
             self._standbys.remove(rank)
 
-    def rehost(self, ready: Iterable[int], *, momentum: bool) -> None:
+    def rehost(self, ready: Iterable[int], *, tied: bool) -> None:
         """Give silos without a host to a standby that is ready, or else to the workers with the fewest examples.
 
         Parameters
         ----------
         ready
             Ranks that wait for the next plan.
-        momentum
-            Whether silos keep their momentum with their host; then there is nothing to give.
+        tied
+            Whether silos cannot move, because of their momentum or their files; then there is nothing to give.
         """
-        if not self._orphans or momentum:
+        if not self._orphans or tied:
             return
         free = [rank for rank in self.standbys if rank in set(ready)]
         if free:

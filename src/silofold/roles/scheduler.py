@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import numpy as np
 
-from silofold import plugins, seeds
+from silofold import machine, plugins, seeds
 from silofold.aggregation import tally as tallies
 from silofold.comm import waiting
 from silofold.errors import ReplayError, RequeueError
@@ -127,6 +127,7 @@ class Scheduler:
         self._durations: deque[float] = deque(maxlen=10)
         self._asked_scale = 0
         self._started = time.time()
+        self._allocation_end = machine.allocation_end()
         self.ending: tuple[int, str] | None = None
         """Exit code and story of an end before the last round."""
 
@@ -139,7 +140,8 @@ class Scheduler:
         if self._asked_scale:
             self._scale(self._asked_scale)
             self._asked_scale = 0
-        self._roster.rehost(self._ready, momentum=self._job.settings.local.keep_momentum)
+        tied = self._job.settings.local.keep_momentum or self._job.settings.roles.near
+        self._roster.rehost(self._ready, tied=tied)
         # nobody waits for a worker that missed the last window: when it comes back it joins the round after
         self._hear(lambda: self._ready >= self._servers | (self._roster.hosts - set(self._late)), rounds.start_window)
         present, silos = self._present()
@@ -158,6 +160,7 @@ class Scheduler:
                 f"round {self._number}: {len(silos)} silos were ready within rounds.start_window = {rounds.start_window} s, "
                 f"rounds.start_quorum asks for {wanted}; missing: {absent}"
             )
+        self._mind_the_end()
         last = self._is_over()
         cohort = [] if last else self._draw(silos)
         here = {silo for rank in present for silo in self._roster.silos_of(rank)}
@@ -333,7 +336,19 @@ class Scheduler:
             logger.warning("%s: the job ends after this round", story)
             self.ending = code, story
 
+    def _mind_the_end(self) -> None:
+        """End the job, resumably, if another round like the last ones would not be over before the allocation is."""
+        if self._allocation_end is None:
+            return
+        left = self._allocation_end - time.time() - self._job.settings.rounds.end_margin
+        if left < (longest := max(self._durations, default=0.0)):
+            story = f"saved before the allocation's end: {max(left, 0):.0f} s are left, a round takes up to {longest:.0f} s"
+            self.end_early(RequeueError.exit_code, story)
+
     def _scale(self, change: int) -> None:
+        if self._job.settings.roles.near:
+            logger.warning("not scaled: silos stay near their files (roles.near)")
+            return
         if self._job.settings.local.keep_momentum:
             logger.warning("not scaled: silos keep their momentum (local.keep_momentum) and cannot move")
             return
