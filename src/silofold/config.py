@@ -187,6 +187,11 @@ def resolve(tree: Mapping[str, Any], origin: str) -> Settings:
         if isinstance(table := named.get(key), dict):
             named[key] = {"name": name} | table
     settings = convert(named, Settings, origin)
+    if settings.local.compile and settings.local.cpu_isa != "auto":
+        raise ConfigError(
+            f'{origin}: local.cpu_isa = "{settings.local.cpu_isa}" with local.compile = true: compiled code takes all that '
+            "its CPU has; expected one of the two"
+        )
     for key in DEFAULT_PLUGINS:
         _check_name(getattr(settings, key), key, origin)
     for index, sink in enumerate(settings.sinks):

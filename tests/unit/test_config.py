@@ -101,6 +101,13 @@ def test_a_table_without_name_means_the_default_plugin() -> None:
     assert settings.server_optimizer == {"name": "sgd", "lr": 0.5}
 
 
+def test_settings_that_contradict() -> None:
+    story = (
+        'run.toml: local.cpu_isa = "avx2" with local.compile = true: compiled code takes all that its CPU has; expected one'
+    )
+    assert fault('[local]\ncompile = true\ncpu_isa = "avx2"').startswith(story)
+
+
 def test_the_last_override_wins_and_the_tree_is_left_alone() -> None:
     tree: dict[str, Any] = {"local": {"lr": 0.5}}
     assert config.merge(tree, ["local.lr=0.1", "local.lr=0.2"]) == {"local": {"lr": 0.2}}
