@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     "rounds.count=1000", "rounds.start_quorum=0.3", "rounds.start_window=3", "rounds.update_ratio=0.3",
-    "rounds.update_window=3", "local.keep_momentum=true", "rounds.keep_checkpoints=1000", "local.epochs=1",
+    "rounds.update_window=3", "local.keep_momentum=true", "rounds.keep_checkpoints=1000", "local.epochs=8",
 )  # fmt: skip
 
 
@@ -41,6 +41,25 @@ def files(out: Path, number: int) -> dict[str, str]:
     return dict(manifest["files"])
 
 
+def newest(out: Path) -> int:
+    return max(int(path.name.removeprefix("round_")) for path in (out / "checkpoints").glob("round_*"))
+
+
+def stop_for_some_rounds(worker: int, out: Path) -> int:
+    """Return the first round without the worker; 0 if it had momentum that no checkpoint has, so that none was written."""
+    begin = len(rounds(out))
+    os.kill(worker, signal.SIGSTOP)
+    until(lambda: any(len(entry["cohort"]) < 6 for entry in rounds(out)[begin:]))
+    absent: int = next(entry["round"] for entry in rounds(out)[begin:] if len(entry["cohort"]) < 6)
+    until(lambda: len(rounds(out)) >= absent + 4)
+    written = [(out / "checkpoints" / f"round_{number:05d}").exists() for number in (absent, absent + 2)]
+    os.kill(worker, signal.SIGCONT)
+    back = len(rounds(out)) + 2
+    until(lambda: any(len(entry["cohort"]) == 6 for entry in rounds(out)[back:]))
+    until(lambda: newest(out) > back)
+    return absent if all(written) else 0
+
+
 def test_checkpoints_while_a_worker_is_away(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
@@ -49,21 +68,15 @@ def test_checkpoints_while_a_worker_is_away(tiny: Path, recipe: Path, tmp_path: 
         until(lambda: len(rounds(out)) >= 4)
         ranks = json.loads((out / "run.json").read_text())["ranks"]
         away = next(rank["pid"] for rank in ranks if rank["role"] == "worker_1")
-        os.kill(away, signal.SIGSTOP)
-        until(lambda: any(len(entry["cohort"]) < 6 for entry in rounds(out)))
-        absent = next(entry["round"] for entry in rounds(out) if len(entry["cohort"]) < 6)
-        until((out / "checkpoints" / f"round_{absent + 2:05d}").exists)
-        os.kill(away, signal.SIGCONT)
-        back = len(rounds(out)) + 2
-        until(lambda: any(len(entry["cohort"]) == 6 for entry in rounds(out)[back:]))
+        absent = next(filter(None, (stop_for_some_rounds(away, out) for _ in range(10))))
         for rank in ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rank["pid"], signal.SIGKILL)
     entries = rounds(out)
     gone = set(range(6)) - set(entries[absent - 1]["cohort"])
+    assert gone
     before = max(entry["round"] for entry in entries if gone <= set(entry["accepted"]) and entry["round"] < absent)
     published = [int(path.name[6:]) for path in (out / "checkpoints").iterdir() if path.name.startswith("round_")]
-    assert {absent, absent + 1, absent + 2} <= set(published)
     for number in (absent, absent + 2):
         assert set(files(out, number)) == {"shard_0.h5", *(f"silo_{silo}.h5" for silo in range(6))}
         for silo in range(6):

@@ -541,6 +541,9 @@ class Scheduler:
         due = last or self._overdue or bool(every and done % every == 0)
         if done < self._job.start_round or not due:
             return False
+        if not complete and not self._overdue:
+            logger.warning("no checkpoint of round %d: momentum that moved since the last one is out of reach; "
+                           "it is written when its worker is back", done)  # fmt: skip
         self._overdue = not complete
         return complete
 
