@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 import kills
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.timeout(600)
 def test_killed_and_resumed_on_other_ranks(tmp_path: Path) -> None:
-    trials = kills.run(4, 2, tmp_path)
+    trials = kills.run(3, 2, tmp_path)
     assert all(trial.equal for trial in trials), trials
     assert any(trial.draft for trial in trials), trials
