@@ -119,6 +119,8 @@ class Settings(Section, frozen=True):
     """``auto``: a GPU by node-local rank where the worker sees one, else the CPU."""
     reduction: Literal["exact", "float32"] = "exact"
     """``exact``: fixed-point sums, the same bits on any number of ranks. ``float32``: half the bytes up."""
+    shared_memory: bool = True
+    """Whether model bytes go through memory that the ranks of a node share, where there is enough of it."""
     data: Data = Data()
     roles: Roles = Roles()
     rounds: Rounds = Rounds()
@@ -132,7 +134,7 @@ class Settings(Section, frozen=True):
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-FREE_ON_RESUME = ("data.folder", "roles", "rounds.count", "rounds.end_margin", "sinks")
+FREE_ON_RESUME = ("data.folder", "roles", "rounds.count", "rounds.end_margin", "shared_memory", "sinks")
 """Settings that a resumed run may change: none of them changes a bit of a round."""
 
 

@@ -32,7 +32,7 @@ def play(role: Role, job: Job, fabrics: Fabrics) -> int:
     window = job.settings.rounds.update_window
     while True:
         plan = role.plan()  # ready → rank 0, which draws the cohort; plan → all
-        broken = fabrics.among(plan.members).share_model(role.vector, window)  # one broadcast a shard; rank 0 has none
+        broken = fabrics.among(plan.members).share_model(role.vector, window, plan.round)  # one broadcast a shard
         role.evaluate(plan, broken)  # the model of the round before; scores → rank 0
         if plan.last:
             return plan.exit_code

@@ -26,6 +26,7 @@ import silofold
 from silofold import config, faults, machine, plugins, rehearsal, topology
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
+from silofold.comm.window import Node
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SchemaError, SilofoldError
 from silofold.messages import Summary
@@ -257,7 +258,8 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
         slices = topology.shard_slices(sizes[-1], layout.servers)
     beginning = _restore_point(world, job, request, beginning, slices)
     job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids)
-    vectors = _initial_slices(world, job, trainee[0].host if trainee else None, slices)
+    node = _node(world, job, slices[-1].stop)
+    _hand_out(world, job, trainee[0].host if trainee else None, slices, node)
     environment = _environment(world.places[world.rank][0], trainee)
     people = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
     if request.rehearse:
@@ -265,8 +267,8 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
             sys.stdout.write(rehearsal.story(job, slices, people))
         raise RunOver(0)
     with world.together():
-        role = _make_role(world, job, request, beginning, slices, vectors, trainee, people)
-    fabrics = Fabrics(world, layout, slices, settings.rounds.start_window)
+        role = _make_role(world, job, request, beginning, slices, node, trainee, people)
+    fabrics = Fabrics(world, layout, slices, node, settings.rounds.start_window)
     logger.info("ready after %.1f s", time.time() - began)
     if world.rank == 0:
         _introduce(job, slices[-1].stop, people)
@@ -459,14 +461,24 @@ def _checked(world: World, job: Job, path: Path, parameters: int) -> Beginning:
     return Beginning(after=manifest.round, counted=manifest.counted, voids=manifest.voids, manifest=manifest)
 
 
-def _initial_slices(world: World, job: Job, vector: NDArray[np.float32] | None, slices: list[slice]) -> NDArray[np.float32]:
+def _node(world: World, job: Job, parameters: int) -> Node:
+    """Make the memory that the ranks of a node share."""
+    shares = job.settings.shared_memory and job.strategy.needs == "sum"
+    hosts = [host for host, _ in world.places] if shares else None
+    node = Node(
+        world, job.layout, parameters, np.float32, np.int64 if job.settings.reduction == "exact" else np.float32, hosts
+    )
+    logger.info("model bytes go by %s", "shared memory within the node" if node.shared else "collectives alone")
+    return node
+
+
+def _hand_out(world: World, job: Job, vector: NDArray[np.float32] | None, slices: list[slice], node: Node) -> None:
     """Hand each server its slice of the initial model, which the first worker has made from the seed."""
     first = job.layout.worker_ranks.start
     kind, index = job.layout.role(world.rank)
-    mine = np.empty(slices[index].stop - slices[index].start if kind == "server" else 0, np.float32)
+    mine = node.model[slices[index]] if kind == "server" else None
     parts = [vector[span] for span in slices] if world.rank == first and vector is not None else []
-    world.hand_out(parts, mine if kind == "server" else None, first, list(job.layout.server_ranks))
-    return mine
+    world.hand_out(parts, mine, first, list(job.layout.server_ranks))
 
 
 def _make_role(
@@ -475,7 +487,7 @@ def _make_role(
     request: Request,
     beginning: Beginning,
     slices: list[slice],
-    mine: NDArray[np.float32],
+    node: Node,
     trainee: Trainee | None,
     people: list[dict[str, Any]],
 ) -> Role:
@@ -488,8 +500,8 @@ def _make_role(
         state = None
         if beginning.manifest:
             arrays = checkpoint.read_shards(path, beginning.manifest, slices[index])
-            mine, state = arrays.pop("model"), arrays
-        return Server(world, job, mine, state)
+            node.model[slices[index]], state = arrays.pop("model"), arrays
+        return Server(world, job, node.model[slices[index]], state)
     from silofold.roles.worker import Worker  # noqa: PLC0415  (torch: on workers alone)
 
     if trainee is None:
@@ -503,7 +515,7 @@ def _make_role(
             for silo, name in files.items()
             if name in beginning.manifest.files
         }
-    worker: Worker = Worker(world, job, model, held, load, momenta)
+    worker: Worker = Worker(world, job, model, node.model, node.room, held, load, momenta)
     return worker
 
 

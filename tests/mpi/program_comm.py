@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from silofold.comm import waiting, world
 from silofold.comm.fabric import Fabrics
+from silofold.comm.window import Node
 from silofold.errors import ConfigError, SilofoldError
 from silofold.messages import Members, Ready, Report, Reports
 from silofold.topology import Layout, shard_slices
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from silofold.comm.fabric import Fabric
 
 
 def check(*, right: bool, what: str) -> None:
@@ -60,39 +67,62 @@ def agreement() -> None:
     check(right=[len(part) for part in gathered] == list(range(here.size)), what="gather")
 
 
-def model(servers: int, parameters: int) -> None:
-    """Broadcast, sum and gather, among all workers and among a part of them."""
+def meet() -> None:
+    """What the control messages of a round do: nobody goes on before all have come here."""
+    waiting.complete([here.comm.Ibarrier()], time.monotonic() + 20)
+
+
+def model(servers: int, parameters: int, nodes: int) -> None:
+    """Broadcast, sum and gather, among all workers and among a part of them, on as many nodes; 0: nobody shares memory."""
     layout = Layout(here.size, servers)
     slices = shard_slices(parameters, servers)
-    fabrics = Fabrics(here, layout, slices, 20)
-    truth = np.arange(parameters, dtype=np.float32)
+    labels = [str(rank % nodes) for rank in range(here.size)] if nodes else None
+    node = Node(here, layout, parameters, np.float32, np.int64, labels)
+    beside = [rank for rank in range(here.size) if nodes and rank % nodes == here.rank % nodes]
+    check(right=node.shared == (len(beside) > 1), what=f"{nodes} nodes: shared is {node.shared}")
+    check(right=all(not part.size or part.ctypes.data % 64 == 0 for part in (node.model, node.room)), what="alignment")
+    fabrics = Fabrics(here, layout, slices, node, 20)
     kind, index = layout.role(here.rank)
     workers = list(layout.worker_ranks)
     for epoch, members in enumerate((workers, workers[:1], workers[-1:], workers)):
         fabric = fabrics.among(Members(tuple(members), epoch, 0))
-        vector = truth[slices[index]].copy() if kind == "server" else np.zeros(parameters, np.float32)
-        fabric.share_model(vector, 20)
+        truth = np.arange(parameters, dtype=np.float32) + epoch
+        vector = node.model[slices[index]] if kind == "server" else np.zeros(parameters, np.float32)
+        if kind == "server":
+            vector[:] = truth[slices[index]]
+        meet()
+        check(right=not fabric.share_model(vector, 20, epoch + 1), what="broken broadcast")
         if here.rank in members:
             check(right=bool((vector == truth).all()), what=f"broadcast to {members}")
         base = np.arange(parameters, dtype=np.int64)
         size = len(vector)
-        total = np.full(size, -1, np.int64) if kind == "server" else base * here.rank + 2**40
-        fabric.collect(total, None, 20)
+        node.room[:] = (base * here.rank + 2**40)[: len(node.room)]
+        meet()
+        total = np.full(size, -1, np.int64) if kind == "server" else node.room
+        for _ in range(2):  # an attempt that has broken is made again
+            check(right=not fabric.collect(total, None, 20), what="broken sum")
         if kind == "server":
             expected = (base * sum(members) + len(members) * 2**40)[slices[index]]
-            check(right=bool((total == expected).all()), what=f"sum of {members}")
-        counts = [1 + position % 2 for position, _ in enumerate(members)]
-        if kind == "server":
-            rows = np.zeros((sum(counts), size), np.float32)
-        else:
-            mine = counts[members.index(here.rank)] if here.rank in members else 0
-            rows = np.zeros((mine, parameters), np.float32)
-            for row in range(mine):
-                rows[row] = truth + 100 * here.rank + row
-        fabric.collect(rows, counts, 20)
-        if kind == "server":
-            wanted = [truth + 100 * rank + row for rank, n in zip(members, counts, strict=True) for row in range(n)]
-            check(right=bool((rows == np.stack(wanted)[:, slices[index]]).all()), what=f"gather of {members}")
+            check(right=bool((total == expected).all()), what=f"sum of {members} on {nodes} nodes")
+        if not nodes:
+            gather(fabric, layout, members, truth, slices)
+        meet()
+
+
+def gather(fabric: Fabric, layout: Layout, members: list[int], truth: NDArray[np.float32], slices: list[slice]) -> None:
+    kind, index = layout.role(here.rank)
+    counts = [1 + position % 2 for position, _ in enumerate(members)]
+    if kind == "server":
+        rows = np.zeros((sum(counts), slices[index].stop - slices[index].start), np.float32)
+    else:
+        mine = counts[members.index(here.rank)] if here.rank in members else 0
+        rows = np.zeros((mine, len(truth)), np.float32)
+        for row in range(mine):
+            rows[row] = truth + 100 * here.rank + row
+    fabric.collect(rows, counts, 20)
+    if kind == "server":
+        wanted = [truth + 100 * rank + row for rank, n in zip(members, counts, strict=True) for row in range(n)]
+        check(right=bool((rows == np.stack(wanted)[:, slices[index]]).all()), what=f"gather of {members}")
 
 
 here = world.connect()
@@ -100,7 +130,7 @@ control()
 agreement()
 for count in (1, 2, 4):
     if here.size >= count + 2:
-        for size in (1003, 40_001):
-            model(count, size)
+        for size, nodes in ((1003, 0), (40_001, 0), (1003, 1), (300_001, 1), (1003, 2), (300_001, 3)):
+            model(count, size, nodes)
 check(right="torch" not in sys.modules, what="torch was imported")
 world.finish(here, 0)

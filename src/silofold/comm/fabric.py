@@ -1,9 +1,10 @@
 """The fabric of a round: servers and the workers that are known to be there, and how model bytes move between them.
 
-Every shard has a communicator of its own: its server (rank 0 in it) and the round's workers. The model comes down by one
-broadcast a shard, which lands in the worker's vector; updates go up by one reduction a shard (or one gather, for
-strategies that need each silo's update). Nothing passes through the scheduler. A rank that is late, stopped or dead is
-no member, so nobody waits for it in a collective.
+It has two levels. Within a node the ranks share memory (`window`); between nodes every shard has a communicator of its own:
+its server (rank 0 in it) and, of each other node, one of the round's workers, which stands for all of them there. The model
+comes down by one broadcast a shard; updates go up by one reduction a shard (or one gather from every worker, for strategies
+that need each silo's update). Nothing passes through the scheduler. A rank that is late, stopped or dead is no member, so
+nobody waits for it in a collective.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from silofold.comm import waiting
 from silofold.comm.world import CHUNK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mpi4py import MPI
     from numpy.typing import NDArray
 
+    from silofold.comm.window import Node
     from silofold.comm.world import World
     from silofold.messages import Members
     from silofold.topology import Layout
@@ -38,35 +40,51 @@ class Fabric:
         Roles of the ranks.
     slices
         Slice of each shard in the flat vector.
+    node
+        Memory of this rank's node.
     members
         The workers. A rank that is neither server nor member makes an empty fabric.
     seconds
         Longest time that making the communicators may take.
     """
 
-    def __init__(self, world: World, layout: Layout, slices: Sequence[slice], members: Members, seconds: float) -> None:
-        self._world = world
-        self._shards: list[tuple[MPI.Intracomm, slice]] = []
+    def __init__(
+        self, world: World, layout: Layout, slices: Sequence[slice], node: Node, members: Members, seconds: float
+    ) -> None:
+        self._world, self._node = world, node
+        self._shards: list[tuple[int, MPI.Intracomm]] = []
+        self._slices = slices
+        self._near = node.near(members.workers)
+        self._serves = world.rank in layout.server_ranks
+        self._mine = [s for s, rank in enumerate(layout.server_ranks) if rank == world.rank]
+        self._receives = world.rank in members.workers
+        afar = [s for s, rank in enumerate(layout.server_ranks) if self._receives and not node.near([rank])]
+        agents = [node.agents(rank, s, members.workers) for s, rank in enumerate(layout.server_ranks)]
+        self._brought = [shard for shard in afar if world.rank in agents[shard]]
+        """Slices that this rank brings to its node, and those that others do."""
+        self._awaited = [shard for shard in afar if world.rank not in agents[shard]]
         self._abandoned: list[object] = []
         self.broken = ""
-        for server, span in zip(layout.server_ranks, slices, strict=True):
-            if world.rank == server or world.rank in members.workers:
-                ranks = [server, *members.workers]
-                comm = world.weave(ranks, server, members.epoch, members.losses, seconds)
+        for shard, server in enumerate(layout.server_ranks):
+            if agents[shard] and (world.rank == server or shard in self._brought):
+                comm = world.weave([server, *agents[shard]], server, members.epoch, members.losses, seconds)
                 if comm is None:
                     self._break("a member died before it could begin")
                     return
-                self._shards.append((comm, span))
+                self._shards.append((shard, comm))
 
-    def share_model(self, vector: NDArray[np.float32], window: float) -> str:
-        """Broadcast every shard from its server into the vectors of the workers.
+    def share_model(self, vector: NDArray[Any], window: float, stamp: int) -> str:
+        """Bring every shard from its server into the vectors of the workers.
 
         Parameters
         ----------
         vector
-            (P,) float32 on a worker, the shard's (L,) float32 on a server; not looked at on other ranks.
+            (P,) float32 on a worker, the shard's (L,) float32, which is a part of the node's model, on a server; not looked
+            at on other ranks.
         window
             Seconds within which it must be done.
+        stamp
+            Number of the round: larger each time.
 
         Returns
         -------
@@ -74,15 +92,30 @@ class Fabric:
             Empty, or what broke it: a member stopped or died. Then the fabric cannot be used again, and a worker must take
             another vector, since late bytes may still land in this one.
         """
+        # where others train from the node's model, a slice is put there only when it is whole
+        landing = {
+            shard: vector if self._serves else vector[self._slices[shard]]
+            if not self._node.shared else np.empty_like(self._node.model[self._slices[shard]])
+            for shard, _ in self._shards
+        }  # fmt: skip
 
         def start() -> list[MPI.Request]:
-            requests = []
-            for comm, span in self._shards:
-                part = vector[span] if comm.Get_rank() else vector
-                requests += [comm.Ibcast(part[at : at + CHUNK], 0) for at in range(0, len(part), CHUNK)]
-            return requests
+            return [
+                comm.Ibcast(landing[shard][at : at + CHUNK], 0)
+                for shard, comm in self._shards for at in range(0, len(landing[shard]), CHUNK)
+            ]  # fmt: skip
 
-        return self._complete(start, vector, window, "model broadcast")
+        broken = self._complete(start, landing, window, "model broadcast")
+        if self._receives and self._node.shared:
+            for shard in self._brought:
+                if not broken:
+                    self._node.model[self._slices[shard]] = landing[shard]
+                self._node.announce(shard, -stamp if broken else stamp)
+            for story in self._node.arrived(self._awaited, stamp, window):
+                broken = broken or story
+            if not broken and not np.may_share_memory(vector, self._node.model):
+                np.copyto(vector, self._node.model)
+        return broken
 
     def collect(self, mine: NDArray[Any], counts: Sequence[int] | None, window: float) -> str:
         """Bring the workers' updates into the shards: their sum, or each of them.
@@ -90,11 +123,11 @@ class Fabric:
         Parameters
         ----------
         mine
-            For a sum: on a worker its (P,) contribution; on a server the (L,) array of the same dtype that receives the
-            sum. For each: on a worker its (K_w, P) updates; on a server the (K, L) array that receives those of all
-            workers, in the order of their ranks.
+            For a sum: on a worker its room; on a server the (L,) array of the same dtype that receives the sum. For each: on
+            a worker its (K_w, P) updates; on a server the (K, L) array that receives those of all workers, in the order of
+            their ranks.
         counts
-            None for a sum, else K_w of each member worker in the order of their ranks.
+            None for a sum, else K_w of each member worker in the order of their ranks. Needs nodes that share nothing.
         window
             Seconds within which it must be done.
 
@@ -105,14 +138,30 @@ class Fabric:
         """
 
         def start() -> list[MPI.Request]:
-            parts = [(comm, mine if comm.Get_rank() == 0 else mine[..., span]) for comm, span in self._shards]
-            if counts is None:
-                return [request for comm, part in parts for request in _reduce(comm, part)]
-            parts = [(comm, np.ascontiguousarray(part)) for comm, part in parts]
-            self._abandoned = list(parts)  # the requests do not keep them
-            return [_gather(comm, part, counts) for comm, part in parts]
+            if counts is not None:
+                parts = [(comm, mine if self._serves else mine[..., self._slices[shard]]) for shard, comm in self._shards]
+                parts = [(comm, np.ascontiguousarray(part)) for comm, part in parts]
+                self._abandoned = list(parts)  # the requests do not keep them
+                return [_gather(comm, part, counts) for comm, part in parts]
+            if self._serves and not self._shards:
+                self._node.add(mine, self._slices[self._mine[0]], self._near)
+            return [request for shard, comm in self._shards for request in self._reduce(shard, comm, mine)]
 
         return self._complete(start, mine, window, "reduction")
+
+    def _reduce(self, shard: int, comm: MPI.Intracomm, mine: NDArray[Any]) -> Iterator[MPI.Request]:
+        """Add up what is on this node and start its reduction, chunk by chunk: one is added while another travels."""
+        from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
+
+        span = self._slices[shard]
+        alone = self._near == [self._world.rank]
+        part = mine if self._serves else self._node.room[span] if alone else np.empty(span.stop - span.start, mine.dtype)
+        self._abandoned.append(part)
+        for at in range(0, len(part), CHUNK):
+            chunk = part[at : at + CHUNK]
+            if self._serves or not alone:
+                self._node.add(chunk, slice(span.start + at, span.start + at + len(chunk)), self._near)
+            yield comm.Ireduce(MPI.IN_PLACE, chunk, MPI.SUM, 0) if self._serves else comm.Ireduce(chunk, None, MPI.SUM, 0)
 
     def _complete(self, start: Callable[[], list[MPI.Request]], buffer: object, window: float, what: str) -> str:
         from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
@@ -139,18 +188,8 @@ class Fabric:
         """Give the fabric up, and make the others do so where the library can."""
         self.broken, self._world.troubled = why, True
         if self._world.survives:
-            for comm, _ in self._shards:
+            for _, comm in self._shards:
                 comm.Revoke()
-
-
-def _reduce(comm: MPI.Intracomm, part: NDArray[Any]) -> list[MPI.Request]:
-    from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
-
-    chunks = [part[at : at + CHUNK] for at in range(0, len(part), CHUNK)]
-    if comm.Get_rank():
-        return [comm.Ireduce(chunk, None, MPI.SUM, 0) for chunk in chunks]
-    part[:] = 0  # the server is a member and adds nothing
-    return [comm.Ireduce(MPI.IN_PLACE, chunk, MPI.SUM, 0) for chunk in chunks]
 
 
 def _gather(comm: MPI.Intracomm, part: NDArray[Any], counts: Sequence[int]) -> MPI.Request:
@@ -171,12 +210,14 @@ class Fabrics:
         Roles of the ranks.
     slices
         Slice of each shard in the flat vector.
+    node
+        Memory of this rank's node.
     seconds
         Longest time that making a fabric may take, before the job is ended.
     """
 
-    def __init__(self, world: World, layout: Layout, slices: Sequence[slice], seconds: float) -> None:
-        self._world, self._layout, self._slices, self._seconds = world, layout, slices, seconds
+    def __init__(self, world: World, layout: Layout, slices: Sequence[slice], node: Node, seconds: float) -> None:
+        self._world, self._layout, self._slices, self._node, self._seconds = world, layout, slices, node, seconds
         self._made: dict[tuple[int, ...], Fabric] = {}
         self._old: list[Fabric] = []
         self._epoch = 0
@@ -188,5 +229,5 @@ class Fabrics:
             self._made, self._epoch = {}, members.epoch
         key = tuple(members.workers)
         if key not in self._made:
-            self._made[key] = Fabric(self._world, self._layout, self._slices, members, self._seconds)
+            self._made[key] = Fabric(self._world, self._layout, self._slices, self._node, members, self._seconds)
         return self._made[key]

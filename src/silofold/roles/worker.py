@@ -47,7 +47,11 @@ class Worker:
     job
         The run.
     model
-        The run's model; its vector receives the global model.
+        The run's model, which is trained.
+    vector
+        (P,) float32 that receives the global model, or the node's memory in which it arrives.
+    room
+        (P,) int64 or float32 in which the weighted sum of the updates is left.
     silos
         The hosted silos by index.
     load
@@ -61,17 +65,18 @@ class Worker:
         world: World,
         job: Job,
         model: FlatModel,
+        vector: NDArray[np.float32],
+        room: NDArray[Any],
         silos: dict[int, Silo],
         load: Callable[[int], Silo],
         momenta: dict[int, NDArray[np.float32]],
     ) -> None:
         self._world, self._job, self._model, self._silos, self._load = world, job, model, silos, load
         self._title = job.layout.title(world.rank)
-        self.vector = flat.aligned(model.size)
+        self.vector, self._sum = vector, room
         self._broken = ""
         self._unreadable: dict[int, str] = {}
         self._faults = faults.planned(self._title)
-        self._sum: NDArray[Any] = np.zeros(model.size, np.int64 if job.settings.reduction == "exact" else np.float32)
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._momenta = {silo: torch.from_numpy(array).to(model.vector.device) for silo, array in momenta.items()}
         self._new_momenta: dict[int, torch.Tensor] = {}
