@@ -1,0 +1,214 @@
+"""Measure what a round costs beside training: the model down, updates into sums, sums up, the server's step.
+
+A federation of 1 scheduler, some servers and 7 workers moves models of made-up size; every worker "trains" by adding 1/2 to
+each parameter. Planes: ``shared`` is the memory that ranks of a node share, ``collectives`` what ranks of different nodes
+use. ``copy`` copies the same bytes in the same processes and adds nothing up. ``bare`` is two forked processes and pipes,
+without any framework (R2). Prints milliseconds a round (medians), their ratio to ``copy``, the memory of all ranks as a
+multiple of the model, and one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from silofold import launch, plugins
+from silofold.aggregation import exact
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from numpy.typing import NDArray
+
+    from silofold.comm.window import Node
+    from silofold.comm.world import World
+
+WORKERS: Final = 7
+EXAMPLES: Final = 100
+MOVE: Final = np.float32(0.5)
+MODES: Final = ("exact", "float32", "copy", "bare")
+
+
+def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: int, out: Path) -> None:
+    """Play the rounds on one rank."""
+    from silofold.comm import world as worlds  # noqa: PLC0415  (MPI: in the ranks alone)
+    from silofold.comm.fabric import Fabrics  # noqa: PLC0415
+    from silofold.comm.window import Node  # noqa: PLC0415
+    from silofold.messages import Members  # noqa: PLC0415
+    from silofold.topology import Layout, shard_slices  # noqa: PLC0415
+
+    world = worlds.connect()
+    layout, slices = Layout(world.size, servers), shard_slices(parameters, servers)
+    labels = [host for host, _ in world.places] if plane == "shared" else None
+    kind = np.int64 if mode == "exact" else np.float32
+    node = Node(world, layout, parameters, np.float32, kind, labels)
+    fabrics = Fabrics(world, layout, slices, node, 60)
+    role, index = layout.role(world.rank)
+    span = slices[index] if role == "server" else slice(0, parameters)
+    vector = node.model[span] if role != "scheduler" else node.room
+    weights = np.empty(parameters if role == "worker" else 0, np.float32)
+    total = np.zeros(span.stop - span.start if role == "server" else 0, kind)
+    optimizer = plugins.load("server_optimizer", {"name": "sgd"})
+    optimizer.start(len(total))
+    members = Members(tuple(layout.worker_ranks), 0, 0)
+    seconds = []
+    for number in range(1, rounds + 1):
+        meet(world)
+        begin = time.perf_counter()
+        expect_whole(fabrics.among(members).share_model(vector, 60, number))
+        if role == "worker":
+            train(vector, weights, node, mode)
+        meet(world)
+        if mode == "copy":
+            for rank in layout.worker_ranks if role == "server" else ():
+                node.add(total, span, [rank])
+        else:
+            expect_whole(fabrics.among(members).collect(total if role == "server" else node.room, None, 60))
+        if role == "server" and mode != "copy":
+            received = exact.value(total) if mode == "exact" else total.astype(np.float64)
+            optimizer.step(vector, received / float(WORKERS * EXAMPLES))
+        meet(world)
+        seconds.append(time.perf_counter() - begin)
+    right = mode == "copy" or role != "server" or bool((vector == np.float32(rounds * MOVE)).all())
+    answers = world.gather(json.dumps([memory(), right]).encode())
+    if world.rank == 0:
+        found = [json.loads(answer) for answer in answers]
+        if not all(right for _, right in found):
+            sys.exit("error: the sums are wrong")
+        out.write_text(json.dumps({"seconds": seconds[1:], "bytes": sum(used for used, _ in found)}), encoding="ascii")
+    worlds.finish(world, 0)
+
+
+def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node, mode: str) -> None:
+    """Move the model and leave the weighted update in the room."""
+    np.copyto(weights, vector)
+    if mode == "copy":
+        np.copyto(node.room, weights)
+        return
+    weights += MOVE
+    weights -= vector
+    if mode == "exact":
+        node.room.fill(0)
+        if not exact.in_range(weights, WORKERS * EXAMPLES):
+            sys.exit("error: out of range")
+        exact.add(node.room, weights, EXAMPLES)
+    else:
+        np.multiply(weights, np.float32(EXAMPLES), out=node.room)
+
+
+def meet(world: World) -> None:
+    """Wait for all ranks, as the control messages of a round do."""
+    from silofold.comm import waiting  # noqa: PLC0415  (as above)
+
+    waiting.complete([world.comm.Ibarrier()], time.monotonic() + 60)
+
+
+def expect_whole(broken: str) -> None:
+    """Stop if a collective broke."""
+    if broken:
+        sys.exit(f"error: {broken}")
+
+
+def memory() -> int:
+    """Return the bytes of this process; what it shares counts by its share."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def federation(parameters: int, servers: int, mode: str, plane: str, rounds: int) -> dict[str, Any]:
+    """Run the ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        words = ["--rank", mode, plane, str(parameters), str(servers), str(rounds), str(out)]
+        command = [launch.find_mpirun()[0], "-n", str(1 + servers + WORKERS), sys.executable, __file__, *words]
+        ended = subprocess.run(command, env=launch.environment(1), capture_output=True, text=True, check=False)
+        if ended.returncode or not out.exists():
+            sys.exit(f"error: {' '.join(words)} ended with {ended.returncode}: {ended.stderr.strip()[-800:]}")
+        found: dict[str, Any] = json.loads(out.read_text(encoding="ascii"))
+    return found
+
+
+def half(pipe: Connection, silos: int, parameters: int) -> None:
+    """Answer the rounds of the bare loop in a forked process."""
+    while pipe.recv():
+        model, total = np.frombuffer(pipe.recv_bytes(), np.float32), np.zeros(parameters, np.float32)
+        for _ in range(silos):
+            weights = model.copy()
+            weights += MOVE
+            weights *= EXAMPLES
+            total += weights
+        pipe.send_bytes(total.data)
+
+
+def bare(parameters: int, rounds: int) -> dict[str, Any]:
+    """Run the bare loop of two processes."""
+    context, pipes = multiprocessing.get_context("fork"), []
+    for silos in (4, 3):
+        ours, theirs = context.Pipe()
+        context.Process(target=half, args=(theirs, silos, parameters), daemon=True).start()
+        pipes.append(ours)
+    model, seconds = np.zeros(parameters, np.float32), []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        for pipe in pipes:
+            pipe.send(True)  # noqa: FBT003  (another round)
+            pipe.send_bytes(model.data)
+        parts = [np.frombuffer(bytearray(pipe.recv_bytes()), np.float32) for pipe in pipes]
+        model = (parts[0] + parts[1]) / np.float32(WORKERS * EXAMPLES)
+        seconds.append(time.perf_counter() - begin)
+    for pipe in pipes:
+        pipe.send(False)  # noqa: FBT003  (no other round)
+    return {"seconds": seconds[1:], "bytes": 0}
+
+
+def main() -> None:
+    """Measure and print."""
+    if sys.argv[1:2] == ["--rank"]:
+        mode, plane, parameters, servers, rounds, out = sys.argv[2:]
+        rank_program(int(parameters), int(servers), mode, plane, int(rounds), Path(out))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parameters", type=int, nargs="+", default=[66_404, 1_000_000, 25_000_000])
+    parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--planes", nargs="+", choices=["shared", "collectives"], default=["shared", "collectives"])
+    parser.add_argument("--rounds", type=int, default=6, help="rounds of a job, the first of which is not counted")
+    parser.add_argument("--repeats", type=int, default=2, help="how often each job is run, by turns (default: 2)")
+    given = parser.parse_args()
+    jobs = [("bare", "-", 0)] * ("bare" in given.modes)
+    for servers in given.servers:
+        jobs += [(mode, plane, servers) for mode in given.modes if mode not in {"bare", "copy"} for plane in given.planes]
+        jobs += [("copy", "shared", servers)] * ("copy" in given.modes)
+    rows = []
+    for parameters in given.parameters:
+        runs: dict[tuple[str, str, int], list[dict[str, Any]]] = {job: [] for job in jobs}
+        for _ in range(given.repeats):
+            for job, done in runs.items():
+                mode, plane, count = job
+                lone = mode == "bare"
+                done.append(
+                    bare(parameters, given.rounds) if lone else federation(parameters, count, mode, plane, given.rounds)
+                )
+        milliseconds = {job: 1e3 * median(s for run in done for s in run["seconds"]) for job, done in runs.items()}
+        for job, each in milliseconds.items():
+            models = max(run["bytes"] for run in runs[job]) / (4 * parameters)
+            row = {"parameters": parameters, "mode": job[0], "plane": job[1], "servers": job[2], "milliseconds": each}
+            row |= {"over_copy": each / milliseconds.get(("copy", "shared", job[2]), np.nan), "models_of_memory": models}
+            rows.append(row)
+            print("  ".join(f"{value:.4g}" if isinstance(value, float) else f"{value!s:>11}" for value in row.values()))
+            sys.stdout.flush()
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
