@@ -63,12 +63,14 @@ def rank(repeats: int) -> None:
     """Measure all sizes as one rank of the job; rank 0 prints."""
     from silofold.comm import world as worlds  # noqa: PLC0415  (it starts MPI)
     from silofold.comm.fabric import Fabrics  # noqa: PLC0415
+    from silofold.comm.window import Node  # noqa: PLC0415
 
     world = worlds.connect()
     result: dict[str, Any] = {"mpi": worlds.library_version(), "workers": world.size - 2, "repeats": repeats}
     for name, size in SIZES.items():
         layout = topology.Layout(world.size, 1)
-        fabrics = Fabrics(world, layout, topology.shard_slices(size, 1), WINDOW)
+        node = Node(world, layout, size, np.float32, np.int64, None)  # nobody shares memory: collectives
+        fabrics = Fabrics(world, layout, topology.shard_slices(size, 1), node, WINDOW)
         update = np.random.default_rng(world.rank).normal(0, 1e-3, size).astype(np.float32)
         totals: dict[str, NDArray[Any]] = {"exact": np.zeros(size, np.int64), "float32": np.zeros(size, np.float32)}
         seen: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}

@@ -155,7 +155,7 @@ class Fabric:
 
         span = self._slices[shard]
         alone = self._near == [self._world.rank]
-        part = mine if self._serves else self._node.room[span] if alone else np.empty(span.stop - span.start, mine.dtype)
+        part = mine if self._serves else mine[span] if alone else np.empty(span.stop - span.start, mine.dtype)
         self._abandoned.append(part)
         for at in range(0, len(part), CHUNK):
             chunk = part[at : at + CHUNK]
