@@ -15,9 +15,10 @@ from chaos import judge
 from silofold import faults, launch
 
 if TYPE_CHECKING:
-    from chaos.judge import Outcome
     from collections.abc import Iterator
     from pathlib import Path
+
+    from chaos.judge import Outcome
 
 ULFM = "--with-ft" in launch.mpirun()
 STEPS = ("plan", "evaluate", "train", "update", "settle", "apply", "record")

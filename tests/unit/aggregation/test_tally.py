@@ -5,7 +5,7 @@ import pytest
 
 from silofold.aggregation import tally
 from silofold.aggregation.tally import Verdict
-from silofold.messages import Report
+from silofold.messages import Report, SiloSummary, Summary
 
 ELEMENTS = 7
 EXAMPLES = (10, 20, 30, 40, 50)
@@ -123,3 +123,28 @@ def test_silos_outside_the_cohort_are_never_accepted() -> None:
 
 def test_a_finished_report_of_a_silo_that_was_not_asked_refuses_the_sum_it_is_in() -> None:
     assert judge([good(0), good(1), good(2)], cohort=(0, 2)).accepted == (2,)
+
+
+def entry(silo: int, reason: str = "", *, failed: bool = False) -> SiloSummary:
+    return SiloSummary(
+        silo=silo,
+        name=str(silo),
+        accuracy=None,
+        test_examples=1,
+        train_examples=1,
+        train_loss=None,
+        reason=reason,
+        failed=failed,
+    )
+
+
+def test_failures_in_a_row(summary: Summary) -> None:
+    def after(*silos: SiloSummary, cohort: tuple[int, ...] = (0, 1, 2)) -> Summary:
+        return msgspec.structs.replace(summary, cohort=list(cohort), silos=list(silos))
+
+    ill, late = entry(1, "its model raises", failed=True), entry(1, "no report within the update window")
+    assert tally.failures_in_a_row([after(entry(0), ill), after(entry(0), ill)], 5) == {1: 2}
+    assert tally.failures_in_a_row([after(ill), after(late), after(ill)], 5) == {1: 2}  # lateness is no failure of its own
+    assert tally.failures_in_a_row([after(ill), after(entry(1)), after(ill)], 5) == {1: 1}
+    assert tally.failures_in_a_row([after(ill), after(ill, cohort=(0,)), after(ill)], 5) == {1: 2}  # it was not asked
+    assert tally.failures_in_a_row([after(ill)] * 3 + [after(entry(1))], 3) == {1: 3}  # benched is benched
