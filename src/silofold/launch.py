@@ -6,6 +6,7 @@ Everything that can be known without MPI is checked before a single rank is star
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-OURS = (1, 2, RequeueError.exit_code, 130)
-"""Exit codes that a rank chose itself."""
+BAD_INPUT = (1, 2)
+"""Exit codes of what another try would not mend."""
 FAREWELL, GUARD_LOOKS_EVERY = 20.0, 2.0
 """Seconds."""
 LAUNCHER = "SILOFOLD_LAUNCHER"
 """Variable that names another launcher than this environment's mpirun, with its options: ``srun --mpi=pmix``."""
+SEGMENTS = ("sm_segment.*", "vader_segment.*", "mpich_shm_*")
+"""Names of the shared memory of Open MPI and MPICH."""
 ULFM_SINCE = 5
 """First version of Open MPI whose mpirun offers to survive dead ranks."""
 
@@ -70,6 +73,7 @@ def main(options: argparse.Namespace) -> int:
         control.withdraw(folder)
         _pass_on_signals(folder)
     sys.stdout.flush()
+    began = time.time()
     # on a terminal all that the ranks print goes through one hand, or it would be written across the view
     errors = subprocess.STDOUT if sys.stdout.isatty() and sys.stderr.isatty() else None
     # in a session of its own: an interrupt of the terminal is a wish that the launcher passes on, not the ranks' death
@@ -81,7 +85,29 @@ def main(options: argparse.Namespace) -> int:
         if process.stdout:
             _show(process.stdout, rounds, RunFolder(request_of(options).out))
         code = process.wait()
-    return _judge(code, folder) if folder else code
+    _sweep(began)
+    return _judge(code, folder, began) if folder else code
+
+
+def _sweep(since: float) -> None:
+    """Remove the shared memory that ranks of this job left because they were killed: files that no process maps."""
+    segments = [path for pattern in SEGMENTS for path in Path("/dev/shm").glob(pattern)]  # noqa: S108  (where MPI puts them)
+    left = {str(path) for path in segments if _is_own(path, since)}
+    for maps in Path("/proc").glob("[0-9]*/maps") if left else ():
+        with contextlib.suppress(OSError):
+            text = maps.read_text(encoding="utf-8", errors="replace")
+            left -= {path for path in left if path in text}
+    for name in left:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+
+
+def _is_own(path: Path, since: float) -> bool:
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and found.st_ctime >= since
 
 
 def _pass_on_signals(folder: RunFolder) -> None:
@@ -100,17 +126,17 @@ def _pass_on_signals(folder: RunFolder) -> None:
         signal.signal(number, wish)
 
 
-def _judge(code: int, folder: RunFolder) -> int:
+def _judge(code: int, folder: RunFolder, began: float) -> int:
     """Turn mpirun's exit code into ours: 0 for a run that is done or was stopped, 75 for one that can be resumed."""
-    if code == 0 or folder.done.exists():
-        status = control.read_status(folder)
-        if folder.done.exists() or (status and status.ended.startswith("stopped")):
-            return 0
-        sys.stderr.write(f"silofold: mpirun ended, but the run has not: go on with --resume {folder.path}\n")
-        return RequeueError.exit_code
-    if code in OURS or not folder.record.exists():
+    if code in BAD_INPUT or not folder.record.exists():
         return code
-    sys.stderr.write(f"silofold: a rank was lost (mpirun's exit code {code}): go on with --resume {folder.path}\n")
+    status = control.read_status(folder)
+    if folder.done.exists() or (status and status.written >= began and status.ended.startswith("stopped")):
+        return 0
+    if code == RequeueError.exit_code:
+        return code
+    story = "mpirun ended, but the run has not" if code == 0 else f"a rank was lost (mpirun's exit code {code})"
+    sys.stderr.write(f"silofold: {story}: go on with --resume {folder.path}\n")
     return RequeueError.exit_code
 
 

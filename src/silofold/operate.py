@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -100,7 +101,10 @@ def _phases(summary: Summary) -> str:
 
 def _lives(folder: RunFolder, status: Status | None) -> bool:
     """Whether a job is at work: by its lock, or where locks are not shared between machines by its sign of life."""
-    return control.is_running(folder) or bool(status and not status.ended and time.time() - status.written < SILENCE)
+    if control.is_running(folder):
+        return True
+    elsewhere = status is not None and not status.ended and status.host != socket.gethostname()
+    return bool(status and elsewhere and time.time() - status.written < SILENCE)
 
 
 def _stop(folder: RunFolder, *, now: bool, wait: float) -> int:

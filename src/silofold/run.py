@@ -17,7 +17,7 @@ import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 import msgspec
 import numpy as np
@@ -135,7 +135,7 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
         if isinstance(role, Scheduler):
             role.close("stopped at once, as asked")
         sys.stdout.write(f"stopped at once, as asked; go on with --resume {job.folder.path}\n")
-        world.abort(0)
+        world.abort(RequeueError.exit_code)  # with 0, Open MPI takes it for the end of one rank alone
     except RankLost as loss:
         return _without(loss, role, job, world, request, generation)
 
@@ -184,8 +184,11 @@ def _shape(world: World, job: Job) -> tuple[str, str]:
     return f"roles.servers={servers}", f"roles.standby={standby}"
 
 
-def _abort(world: World) -> None:
-    """End all ranks because of the exception at hand, in one line where it is a fault that we know."""
+def _abort(world: World) -> NoReturn:
+    """End all ranks because of the exception at hand, in one line where it is a fault that we know.
+
+    A rank that fails by a mistake of the program dies alone where the others survive that: they have not made it.
+    """
     fault = sys.exc_info()[1]
     code = 1
     if isinstance(fault, SilofoldError):
@@ -198,6 +201,8 @@ def _abort(world: World) -> None:
     else:
         sys.stderr.write(f"silofold: rank {world.rank}: internal error\n{traceback.format_exc()}")
     logger.info("rank %d ends the job", world.rank, exc_info=fault)  # the file alone: standard error has it in one line
+    if code == 1 and not isinstance(fault, (OSError, SilofoldError)) and world.survives:
+        world.end_rank(world.rank)
     world.abort(code)
 
 
@@ -336,6 +341,11 @@ def read_settings(request: Request) -> config.Settings:
 
 
 def _check_sizes(settings: config.Settings, data: silos.Manifest) -> None:
+    quorum = settings.rounds.start_quorum
+    if isinstance(quorum, int) and quorum > len(data.silos):
+        raise ConfigError(
+            f"rounds.start_quorum = {quorum}, but {settings.data.folder} has {len(data.silos)} silos: no round would start"
+        )
     for silo in data.silos:
         if settings.local.drop_last and silo.train.examples < settings.local.batch_size:
             raise ConfigError(

@@ -403,8 +403,12 @@ def leave(world: World, code: int = 0, seconds: float = 10.0) -> None:
     with contextlib.suppress(waiting.Timeout):
         world.flush(seconds)
     if not (world.troubled and world.survives):
-        # where the launcher takes a missing farewell for a crash, the end of the job is said by Abort, which has a code
-        end = (lambda: os._exit(code)) if world.survives or world.rank else (lambda: world.abort(code))
+        # where the launcher takes a missing farewell for a crash, Abort ends the ranks that are stopped
+        end = (
+            (lambda: os._exit(code))
+            if world.survives or world.rank
+            else (lambda: world.abort(code or RequeueError.exit_code))
+        )
         with failures.watchdog(seconds, "", end):
             MPI.Finalize()
 

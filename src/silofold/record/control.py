@@ -29,6 +29,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     written: float
     """Seconds since 1970."""
     started: float
+    host: str
+    """Where the scheduler runs."""
     phase: str
     round: int
     counted: int

@@ -369,6 +369,7 @@ class Scheduler:
         status = control.Status(
             written=time.time(),
             started=self._started,
+            host=self._world.places[self._world.rank][0],
             phase=self._phase,
             round=self._number,
             counted=self._counted,

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATUS = Status(
-    written=2.0, started=1.0, phase="training", round=3, counted=2, wanted=9, round_seconds=0.5, usual_seconds=1.5,
+    written=2.0, started=1.0, host="here", phase="training", round=3, counted=2, wanted=9, round_seconds=0.5,
+    usual_seconds=1.5,
     waiting_for=["worker_1"], late={"worker_1": 2}, workers=["worker_0", "worker_1"], standbys=[], dead=[], benched=[4],
 )  # fmt: skip
 
