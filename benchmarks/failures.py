@@ -101,7 +101,7 @@ def usual(folder: Path, out: Path, *, ulfm: bool) -> float:
     )
     if done.returncode:
         raise SystemExit(done.stderr.decode())
-    return median(entry["seconds"]["total"] for entry in lines(out)[20:-1])
+    return float(median(entry["seconds"]["total"] for entry in lines(out)[20:-1]))
 
 
 def main() -> int:

@@ -355,6 +355,13 @@ class World:
         """End all ranks at once with an exit code."""
         sys.stderr.flush()
         sys.stdout.flush()
+        if self.survives:  # then Abort ends this rank alone
+            far = [rank for rank in self.living if rank != self.rank and not self.end_rank(rank)]
+            for rank in far:
+                self.say(messages.Over(code), rank)
+            if far:
+                with contextlib.suppress(waiting.Timeout):
+                    self.flush(1.0)
         self.comm.Abort(code)
         os._exit(code)  # Abort may return while the launcher ends the job
 

@@ -17,7 +17,7 @@ def test_a_dead_workers_silos_go_to_those_with_the_fewest_examples() -> None:
     found = roster()
     found.bury(5)
     assert hosted(found) == {4: (0,), 6: (3, 4)}
-    found.rehost({4, 6}, momentum=False)
+    found.rehost({4, 6}, tied=False)
     assert hosted(found) == {4: (0, 1, 2), 6: (3, 4)} or hosted(found) == {4: (0, 2), 6: (1, 3, 4)}
     assert sum(map(len, hosted(found).values())) == 5
 
@@ -25,24 +25,24 @@ def test_a_dead_workers_silos_go_to_those_with_the_fewest_examples() -> None:
 def test_a_standby_comes_first_if_it_is_ready() -> None:
     found = roster(standbys=(2, 3))
     found.bury(6)
-    found.rehost({3, 4, 5}, momentum=False)
+    found.rehost({3, 4, 5}, tied=False)
     assert hosted(found) == {3: (3, 4), 4: (0,), 5: (1, 2)}
     assert found.standbys == [2]
     found.bury(2)
     assert found.standbys == []
 
 
-def test_kept_momentum_stays_with_its_host() -> None:
+def test_tied_silos_stay_with_their_host() -> None:
     found = roster(standbys=(3,))
     found.bury(6)
-    found.rehost({3, 4, 5}, momentum=True)
+    found.rehost({3, 4, 5}, tied=True)
     assert hosted(found) == {4: (0,), 5: (1, 2)}
 
 
 def test_nobody_is_left() -> None:
     found = Roster({4: (0, 1)}, (), (1, 2))
     found.bury(4)
-    found.rehost(set(), momentum=False)
+    found.rehost(set(), tied=False)
     assert found.hosts == set()
 
 
@@ -64,5 +64,5 @@ def test_a_standby_that_is_not_ready_is_not_counted_on() -> None:
     found = roster(standbys=(2,))
     assert found.scale(1, {4, 5, 6}) == 0
     found.bury(4)
-    found.rehost({5, 6}, momentum=False)
+    found.rehost({5, 6}, tied=False)
     assert found.standbys == [2]
