@@ -60,6 +60,8 @@ class Plan(Message, frozen=True):
     """Whether the run ends once the model has arrived and been evaluated: nothing is trained."""
     exit_code: int = 0
     """With which the run then ends."""
+    expelled: tuple[int, ...] = ()
+    """Ranks that live and do not answer when the run ends: those on the receiver's host are ended by it."""
 
 
 class Score(msgspec.Struct, frozen=True, array_like=True):
@@ -203,6 +205,8 @@ class Over(Message, frozen=True):
     """The scheduler tells a rank that had no part in the last plan that the run has ended."""
 
     exit_code: int
+    troubled: bool
+    """Whether the job has lost or missed a rank: then MPI's own farewell may wait for ever."""
 
 
 class Gone(Message, frozen=True):

@@ -358,7 +358,7 @@ class World:
         if self.survives:  # then Abort ends this rank alone
             far = [rank for rank in self.living if rank != self.rank and not self.end_rank(rank)]
             for rank in far:
-                self.say(messages.Over(code), rank)
+                self.say(messages.Over(code, troubled=True), rank)
             if far:
                 with contextlib.suppress(waiting.Timeout):
                     self.flush(1.0)
@@ -404,20 +404,23 @@ def connect() -> World:
 
 
 def leave(world: World, code: int = 0, seconds: float = 10.0) -> None:
-    """Leave MPI once all messages are delivered; should that take longer, the process ends with this code."""
+    """Leave MPI once all messages are delivered; should that take longer, the process ends."""
     from mpi4py import MPI  # noqa: PLC0415  (see above)
 
     with contextlib.suppress(waiting.Timeout):
         world.flush(seconds)
-    if not (world.troubled and world.survives):
-        # where the launcher takes a missing farewell for a crash, Abort ends the ranks that are stopped
-        end = (
-            (lambda: os._exit(code))
-            if world.survives or world.rank
-            else (lambda: world.abort(code or RequeueError.exit_code))
-        )
-        with failures.watchdog(seconds, "", end):
-            MPI.Finalize()
+    if world.troubled and world.survives:
+        return
+    if world.troubled:  # a rank is stopped or late: MPI's farewell would wait for it, and Abort ends it
+        if world.rank == 0:
+            world.abort(code or RequeueError.exit_code)
+        time.sleep(seconds)
+        return
+    # the last resort against a farewell that waits for ever: the system's alarm, since no thread of Python runs meanwhile
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(seconds))
+    MPI.Finalize()
+    signal.alarm(0)
 
 
 def finish(world: World, code: int) -> NoReturn:

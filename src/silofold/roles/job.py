@@ -129,12 +129,21 @@ def is_member(world: World, job: Job, members: Members) -> bool:
     return world.rank in job.layout.server_ranks or world.rank in members.workers
 
 
+def prepare_end(world: World, plan: Plan) -> None:
+    """Before the last step of a run: end the ranks of this host that stopped, and remember that MPI may wait for them."""
+    world.troubled |= plan.members.epoch > 0
+    for rank in plan.expelled if world.survives else ():
+        world.end_rank(rank)
+
+
 def await_plan(world: World, job: Job) -> Plan:
     """Tell the scheduler that this rank is ready, and wait for the next plan that it is a member of."""
     world.say(Ready(job.layout.title(world.rank)), topology.SCHEDULER)
     while True:
         plan = expect(world, job, Plan)
         if is_member(world, job, plan.members):
+            if plan.last:
+                prepare_end(world, plan)
             return plan
 
 
@@ -176,6 +185,7 @@ def _heed(world: World, rank: int, message: AnyMessage, expected: str) -> None:
         case Here():  # it knows already that the ranks below this one are dead
             raise RankLost(f"rank {rank} expects rank {world.rank} to lead")
         case Over():
+            world.troubled |= message.troubled
             raise RunOver(message.exit_code)
         case Expel():
             world.end_rank(message.rank)

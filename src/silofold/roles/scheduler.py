@@ -37,7 +37,7 @@ from silofold.messages import (
     Tally,
 )  # fmt: skip
 from silofold.record import checkpoint, control
-from silofold.roles.job import GRACE, RankLost, StopNow
+from silofold.roles.job import GRACE, RankLost, StopNow, prepare_end
 from silofold.roles.roster import Roster
 
 if TYPE_CHECKING:
@@ -178,12 +178,15 @@ class Scheduler:
             carried_from=self._last_checkpoint.round if self._last_checkpoint else 0,
             last=last,
             exit_code=self.ending[0] if self.ending else 0,
+            expelled=tuple(sorted(set(self._world.living[1:]) - self._ready)) if last else (),
         )
         self._begin(plan)
         for rank in sorted(self._ready):
             self._world.say(_replace(plan, hosted=self._roster.silos_of(rank)), rank)
         self._ready -= self._servers | set(present)
         self._listening = self._servers | self._ready
+        if last:
+            prepare_end(self._world, plan)
         return plan
 
     def evaluate(self, plan: Plan, broken: str) -> None:
@@ -200,7 +203,7 @@ class Scheduler:
             self._complete_summary()
             for rank in self._world.living[1:]:
                 if rank not in self._servers and rank not in plan.members.workers:
-                    self._world.say(Over(plan.exit_code), rank)
+                    self._world.say(Over(plan.exit_code, self._world.troubled), rank)
 
     def train(self, plan: Plan) -> Tally:
         """Wait for the reports until the update window ends, and decide what counts."""
