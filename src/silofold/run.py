@@ -367,12 +367,13 @@ def _claim(world: World, job: Job, request: Request) -> Beginning:
                         f"{job.folder.path}: the run is finished: {done} rounds of {wanted}; a longer one: "
                         f"--set rounds.count={done + 1} or more"
                     )
+                _check_same(job)
                 if not request.rehearse:
                     job.folder.done.unlink(missing_ok=True)
             resumed = job.folder.rehearse() if request.rehearse else job.folder.claim()
             if resumed and request.replay:
                 raise RunFolderError(f"{job.folder.path}: holds a run; choose another --out for the replay")
-            if resumed:
+            if resumed and not request.resume:
                 _check_same(job)
             elif request.replay:
                 _check_same(replace(job, folder=RunFolder(request.replay)), exact=False)

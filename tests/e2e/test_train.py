@@ -168,6 +168,7 @@ def test_longer_run_and_refusals(reference: Path, tiny: Path, recipe: Path, tmp_
     other = mpirun.on_ranks(4, [*resume, "--set", "rounds.count=4", "--set", "local.lr=0.06"])
     assert other.code == 2
     assert "local.lr: 0.05 -> 0.06" in other.faults()[0]
+    assert (out / "DONE").exists()
     longer = mpirun.on_ranks(5, [*resume, "--set", "rounds.count=4"])
     assert longer.code == 0, longer
     assert table(out)[:3] == table(reference)
