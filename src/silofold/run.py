@@ -29,10 +29,10 @@ from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SchemaError, SilofoldError
-from silofold.messages import Summary
+from silofold.messages import Over, Summary
 from silofold.record import checkpoint, control, history, log, surroundings
 from silofold.record.rundir import RunFolder
-from silofold.roles.job import Job, RankLost, RunOver, StopNow, regroup
+from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
 from silofold.roles.scheduler import Scheduler
 from silofold.roles.server import Server
 from silofold.round import play
@@ -127,9 +127,10 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
     planned = faults.planned(job.layout.title(world.rank)) if generation == 1 else []
     played = cast("Role", faults.Rigged(role, planned, job.start_round)) if planned else role
     try:
-        code = _rounds(played, job, fabrics)
+        code = _rounds(world, played, job, fabrics)
         if isinstance(role, Scheduler):
             _close(role, job)
+            role.dismiss(code)
         worlds.finish(world, code)
     except StopNow:
         if isinstance(role, Scheduler):
@@ -144,6 +145,8 @@ def _without(loss: RankLost, role: Role, job: Job, world: World, request: Reques
     """Find the survivors, who go on as if the job had been started anew, but at once."""
     if request.replay:
         raise RequeueError(f"{loss}; start the replay again")
+    if job.folder.done.exists():  # lost after its last word
+        worlds.finish(world, 0)
     logger.warning("%s: going on from the newest checkpoint", loss)
     if isinstance(role, Scheduler):
         role.close()
@@ -168,12 +171,15 @@ def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabr
         worlds.finish(world, fault.exit_code)
 
 
-def _rounds(role: Role, job: Job, fabrics: Fabrics) -> int:
-    """Play the rounds and return the exit code."""
+def _rounds(world: World, role: Role, job: Job, fabrics: Fabrics) -> int:
+    """Play the rounds, wait to be dismissed, and return the exit code."""
     try:
-        return play(role, job, fabrics)
+        code = play(role, job, fabrics)
+        if world.rank:
+            world.troubled |= expect(world, job, Over).troubled
     except RunOver as over:
         return over.exit_code
+    return code
 
 
 def _shape(world: World, job: Job) -> tuple[str, str]:

@@ -99,6 +99,25 @@ class World:
 
     def poll(self) -> tuple[int, messages.AnyMessage] | None:
         """Return the next message that has arrived whole, with its sender, or a death, or none."""
+        self._receive()
+        if self._deaths:  # the dead rank's last words come before the news of its death
+            self._receive()
+        blocked = set()  # a sender's messages stay in order, also when a later, smaller one is complete first
+        for index, (source, request, buffer) in enumerate(self._arriving):
+            if source not in blocked and self._is_over(request):
+                del self._arriving[index]
+                return source, messages.decode(buffer)
+            blocked.add(source)
+        if not self._deaths:
+            self._deaths.extend(sorted(self._obituary.look()))
+            return None  # the next look hears its last words, if there are any
+        self.troubled = True
+        dead = self._deaths.popleft()
+        self._arriving = [entry for entry in self._arriving if entry[0] != dead]
+        return dead, messages.Gone()
+
+    def _receive(self) -> None:
+        """Begin to receive every message that is there."""
         from mpi4py import MPI  # noqa: PLC0415  (as above)
 
         status = MPI.Status()
@@ -106,19 +125,6 @@ class World:
             while (envelope := self.comm.Improbe(MPI.ANY_SOURCE, CONTROL, status)) is not None:
                 buffer = bytearray(status.Get_count(MPI.BYTE))
                 self._arriving.append((status.Get_source(), envelope.Irecv([buffer, MPI.BYTE]), buffer))
-        blocked = set()  # a sender's messages stay in order, also when a later, smaller one is complete first
-        for index, (source, request, buffer) in enumerate(self._arriving):
-            if source not in blocked and self._is_over(request):
-                del self._arriving[index]
-                return source, messages.decode(buffer)
-            blocked.add(source)
-        self._deaths.extend(sorted(self._obituary.look()))
-        if not self._deaths:
-            return None
-        self.troubled = True
-        dead = self._deaths.popleft()
-        self._arriving = [entry for entry in self._arriving if entry[0] != dead]
-        return dead, messages.Gone()
 
     @contextlib.contextmanager
     def _tolerating(self, error: type[Exception]) -> Iterator[None]:

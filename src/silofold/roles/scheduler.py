@@ -201,9 +201,6 @@ class Scheduler:
             if not complete or not self._evaluations:
                 raise RequeueError("the last model was not evaluated and saved in time; resume the run")
             self._complete_summary()
-            for rank in self._world.living[1:]:
-                if rank not in self._servers and rank not in plan.members.workers:
-                    self._world.say(Over(plan.exit_code, self._world.troubled), rank)
 
     def train(self, plan: Plan) -> Tally:
         """Wait for the reports until the update window ends, and decide what counts."""
@@ -287,6 +284,11 @@ class Scheduler:
         if self._voids >= self._job.settings.rounds.max_void and not self._job.script:
             reasons = "; ".join(f"silo {silo}: {why}" for silo, why in (self._verdict or _NONE).refused.items())
             raise RequeueError(f"{self._voids} void rounds in a row (rounds.max_void); the last one: {reasons}")
+
+    def dismiss(self, code: int) -> None:
+        """Tell every rank that the run is over."""
+        for rank in self._world.living[1:]:
+            self._world.say(Over(code, self._world.troubled), rank)
 
     def close(self, ended: str = "") -> None:
         """Close the record and the sinks, and leave word of how it went."""
@@ -392,7 +394,8 @@ class Scheduler:
     def _beat(self, now: float) -> None:
         """Tell those who wait that there is still someone to wait for."""
         self._next_beat = now + BEAT * self._job.settings.rounds.start_window
-        for rank in self._listening:
+        done = set(self._evaluations) if self._plan and self._plan.last else set()
+        for rank in self._alive(self._listening | done):
             self._world.say(Alive(), rank)
 
     def _take(self, rank: int, message: AnyMessage) -> None:
