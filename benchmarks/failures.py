@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import conftest  # noqa: E402
+import tiny_silos  # noqa: E402
 from silofold import launch  # noqa: E402
 
 SETTINGS = ("rounds.start_quorum=0.3", "rounds.update_ratio=0.3", "rounds.start_window=20.0", "local.epochs=1")
@@ -112,8 +112,8 @@ def main() -> int:
     result: dict[str, Any] = {"lost": {}, "round_ms": {"ulfm": [], "plain": []}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        conftest.pack(folder / "silos")
-        (folder / "run.toml").write_text(conftest.RECIPE, encoding="utf-8")
+        tiny_silos.pack(folder / "silos")
+        (folder / "run.toml").write_text(tiny_silos.RECIPE, encoding="utf-8")
         for number in range(repeats):
             for title in ("worker_1", "server_1", "scheduler"):
                 measured = lose(folder, folder / f"{title}_{number}", title)

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import conftest
 import mpirun
+import tiny_silos
 from silofold import launch
 
 SETTINGS = (
@@ -58,8 +58,8 @@ def watch(folder: Path, servers: int, workers: int, count: int) -> dict[str, lis
     SystemExit
         The run failed.
     """
-    data, recipe, out = conftest.pack(folder / "silos"), folder / "run.toml", folder / "run"
-    recipe.write_text(conftest.RECIPE, encoding="utf-8")
+    data, recipe, out = tiny_silos.pack(folder / "silos"), folder / "run.toml", folder / "run"
+    recipe.write_text(tiny_silos.RECIPE, encoding="utf-8")
     sets = [
         part for setting in (*SETTINGS, f"rounds.count={count}", f"roles.servers={servers}") for part in ("--set", setting)
     ]

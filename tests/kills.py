@@ -18,8 +18,8 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-import conftest
 import mpirun
+import tiny_silos
 from silofold import launch
 
 ROUNDS = 20
@@ -99,8 +99,8 @@ def attempt(number: int, expected: list[str], recipe: Path, data: Path, out: Pat
 
 def run(kills: int, seed: int, folder: Path) -> list[Trial]:
     """Run the trials in a folder, after an undisturbed run."""
-    data, recipe = conftest.pack(folder / "silos"), folder / "run.toml"
-    recipe.write_text(conftest.RECIPE, encoding="utf-8")
+    data, recipe = tiny_silos.pack(folder / "silos"), folder / "run.toml"
+    recipe.write_text(tiny_silos.RECIPE, encoding="utf-8")
     whole = mpirun.run(command((1, 2), recipe, data, folder / "whole"), SECONDS, environment(uuid.uuid4().hex))
     assert whole.code == 0, whole
     expected = digests(folder / "whole")

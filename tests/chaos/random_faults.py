@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import conftest
+import tiny_silos
 from chaos import judge
 
 SHAPE = (3, 1, 7)
@@ -64,9 +64,9 @@ def main() -> int:
     struck: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="chaos") as name:
         folder = Path(name)
-        data = conftest.pack(folder / "silos", SIZES)
+        data = tiny_silos.pack(folder / "silos", SIZES)
         recipe = folder / "run.toml"
-        recipe.write_text(conftest.RECIPE, encoding="utf-8")
+        recipe.write_text(tiny_silos.RECIPE, encoding="utf-8")
         for number in range(options.first, options.first + options.runs):
             out, told = folder / f"run_{number}", list[str]()
             rng = random.Random(f"{options.seed} {number}")  # noqa: S311  (no secret)

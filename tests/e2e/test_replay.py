@@ -74,10 +74,10 @@ def test_a_changed_digest_names_the_round(copied: Path) -> None:
 def test_a_changed_silo_is_refused_before_training(packed: bool, copied: Path, tiny: Path, tmp_path: Path) -> None:  # noqa: FBT001
     data = Path(shutil.copytree(tiny, tmp_path / "silos"))
     if packed:  # another picture, and a manifest that knows of it
-        import conftest
+        import tiny_silos
 
         shutil.rmtree(data)
-        conftest.pack(data, seed=4)
+        tiny_silos.pack(data, seed=4)
         assert silo.read_manifest(data).digest != silo.read_manifest(tiny).digest
     else:
         with h5py.File(data / "silo_0004.h5", "r+") as file:
