@@ -83,7 +83,7 @@ class Node:
         self._rooms: dict[int, NDArray[Any]] = {}
         self._barrier = threading.Lock()
         self.shared, self._lowest = False, world.rank
-        works = world.rank >= layout.worker_ranks.start
+        works = world.rank >= layout.server_ranks.stop
         if labels:
             self._share(world, layout, labels)
         if not self.shared:
@@ -100,7 +100,7 @@ class Node:
         comm = MPI.Intracomm(able.Split(sorted(set(labels)).index(labels[world.rank]), world.rank))
         able.Free()
         ranks = [int(r) for r in comm.Get_group().Translate_ranks(list(range(comm.Get_size())), world.comm.Get_group())]
-        workers = [rank for rank in ranks if rank >= layout.worker_ranks.start]
+        workers = [rank for rank in ranks if rank >= layout.server_ranks.stop]
         widths = [8 * layout.servers, self._size * self._model_kind.itemsize]
         widths += [self._size * self._room_kind.itemsize for _ in workers]
         starts = [0, *itertools.accumulate(PAGE * -(-width // PAGE) for width in widths)]
