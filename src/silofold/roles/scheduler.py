@@ -144,6 +144,9 @@ class Scheduler:
         self._roster.rehost(self._ready, tied=tied)
         # nobody waits for a worker that missed the last window: when it comes back it joins the round after
         self._hear(lambda: self._ready >= self._servers | (self._roster.hosts - set(self._late)), rounds.start_window)
+        for rank in self._roster.hosts - self._ready - set(self._late):
+            logger.warning("%s is not ready: nobody waits for it until it is", self._job.layout.title(rank))
+            self._late[rank] = 0
         present, silos = self._present()
         wanted = tallies.start_quorum(rounds.start_quorum, len(self._job.data.silos) - len(self._benched()))
         if len(silos) < wanted or not self._ready >= self._servers:
@@ -194,13 +197,13 @@ class Scheduler:
         del broken
         self._enter("last evaluation" if plan.last else "training", set(plan.members.workers))
         if plan.last:
-            complete = self._hear(
-                lambda: set(self._evaluations) >= self._alive(plan.members.workers) and self._checkpoint is None,
-                plan.window + GRACE,
-            )
-            if not complete or not self._evaluations:
+            everyone = plan.members.workers
+            self._hear(lambda: set(self._evaluations) >= self._alive(everyone), plan.window + GRACE)
+            if self._evaluations:
+                self._complete_summary()
+                self._publish_checkpoint()
+            if not self._evaluations or not self._hear(lambda: self._checkpoint is None, plan.window + GRACE):
                 raise RequeueError("the last model was not evaluated and saved in time; resume the run")
-            self._complete_summary()
 
     def train(self, plan: Plan) -> Tally:
         """Wait for the reports until the update window ends, and decide what counts."""
@@ -286,7 +289,11 @@ class Scheduler:
             raise RequeueError(f"{self._voids} void rounds in a row (rounds.max_void); the last one: {reasons}")
 
     def dismiss(self, code: int) -> None:
-        """Tell every rank that the run is over."""
+        """Tell every rank that the run is over, and end those that stopped in its last step."""
+        silent = set(self._plan.members.workers) - set(self._evaluations) if self._plan else set()
+        self._world.troubled |= bool(silent)
+        for rank in self._alive(silent) if self._world.survives else ():
+            self._world.end_rank(rank)
         for rank in self._world.living[1:]:
             self._world.say(Over(code, self._world.troubled), rank)
 
