@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mpirun
+from run_folder import rounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,13 +41,6 @@ class Outcome(NamedTuple):
     replay: str
     story: str
     """The last line that silofold itself wrote on standard error."""
-
-
-def rounds(out: Path) -> list[dict[str, Any]]:
-    path = out / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def sets(settings: Mapping[str, str]) -> list[str]:

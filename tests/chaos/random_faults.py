@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import run_folder
 import tiny_silos
 from chaos import judge
 
@@ -33,7 +34,7 @@ SIZES = (61, 18, 40, 33, 25, 52, 30, 44, 29)
 def strike(out: Path, rng: random.Random, told: list[str]) -> None:
     """Wait for the job's first round, then strike."""
     deadline = time.monotonic() + 120
-    while not judge.rounds(out) and time.monotonic() < deadline:
+    while not run_folder.rounds(out) and time.monotonic() < deadline:
         time.sleep(0.02)
     with contextlib.suppress(OSError, ValueError):
         people = json.loads((out / "run.json").read_text())["ranks"]

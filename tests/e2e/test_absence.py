@@ -7,33 +7,19 @@ import json
 import os
 import signal
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import mpirun
+from run_folder import rounds, until
 from silofold import launch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 SETTINGS = (
     "rounds.count=1000", "rounds.start_quorum=0.3", "rounds.start_window=3", "rounds.update_ratio=0.3",
     "rounds.update_window=3", "local.keep_momentum=true", "rounds.keep_checkpoints=1000", "local.epochs=8",
 )  # fmt: skip
-
-
-def rounds(out: Path) -> list[dict[str, Any]]:
-    path = out / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] if (
-        path.exists()) else []  # fmt: skip
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def files(out: Path, number: int) -> dict[str, str]:

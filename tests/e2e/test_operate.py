@@ -9,30 +9,18 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mpirun
+from run_folder import rounds, until
 from silofold import launch
 from silofold.faults import VARIABLE
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 LONG = ("rounds.count=5000", "local.epochs=1", "rounds.start_window=30.0")
-
-
-def rounds(out: Path) -> list[dict[str, Any]]:
-    path = out / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] if (
-        path.exists()) else []  # fmt: skip
-
-
-def until(true: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def pids(out: Path) -> dict[str, int]:

@@ -214,7 +214,7 @@ class World:
         words = (
             f"silofold: rank {self.rank}: no communicator of ranks {list(ranks)} within {seconds:.0f} s; resume the run\n"
         )
-        with failures.watchdog(seconds, words, self._end_job), self._tolerating(MPI.Exception):
+        with failures.watchdog(seconds, words, self.end_job), self._tolerating(MPI.Exception):
             if not losses:
                 return self.nursery.Create_group(members, tag=tag)
             # Open MPI refuses to make a group's communicator out of one that has a dead member, but it makes one of nothing
@@ -371,7 +371,8 @@ class World:
         self.comm.Abort(code)
         os._exit(code)  # Abort may return while the launcher ends the job
 
-    def _end_job(self) -> None:
+    def end_job(self) -> None:
+        """End all ranks, resumably: what a watchdog does."""
         self.abort(RequeueError.exit_code)
 
 
