@@ -3,7 +3,8 @@
 Each trial starts a run, ends all its processes at once by SIGKILL (ranks and mpirun alike), resumes it on another number of
 ranks and compares every round's digest. The model and what is saved with it (Adam's two moments, momentum of every silo)
 are large for their training, so that much of a round is the writing of its checkpoint; every other trial waits until one
-is being written. Prints a line a trial and a JSON object at the end; ends with 1 if any digest differs.
+is being written. Prints a line a trial and a JSON object at the end; ends with 1 if any digest differs or no
+kill struck a checkpoint in the making.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def main() -> int:
         "before_the_first_checkpoint": sum(not trial.checkpoint for trial in trials),
     }
     print(json.dumps(result, indent=2))
-    return int(result["equal"] != len(trials))
+    return int(result["equal"] != len(trials) or not result["left_a_draft"])
 
 
 if __name__ == "__main__":

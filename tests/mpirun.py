@@ -38,9 +38,9 @@ MARK = "SILOFOLD_TEST"
 def started(command: list[str], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """Start a program and end all its processes afterwards, however the test ends."""
     marked = {MARK: uuid.uuid4().hex} | dict(environment or {})
-    with subprocess.Popen(
+    with launch.session() as place, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=dict(os.environ) | marked,
+        env=dict(os.environ) | place | marked,
     ) as process:  # fmt: skip
         try:
             yield process

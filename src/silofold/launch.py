@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -33,7 +34,7 @@ from silofold.view import live
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 BAD_INPUT = (1, 2)
 """Exit codes of what another try would not mend."""
@@ -73,6 +74,12 @@ def main(options: argparse.Namespace) -> int:
         control.withdraw(folder)
         _pass_on_signals(folder)
     sys.stdout.flush()
+    with session() as place:
+        return _started(command, place | surroundings, rounds, folder, request_of(options).out)
+
+
+def _started(command: list[str], surroundings: dict[str, str], rounds: int, folder: RunFolder | None, out: Path) -> int:
+    """Run the command, show how it goes, and judge how it ended."""
     began = time.time()
     # on a terminal all that the ranks print goes through one hand, or it would be written across the view
     errors = subprocess.STDOUT if sys.stdout.isatty() and sys.stderr.isatty() else None
@@ -83,10 +90,29 @@ def main(options: argparse.Namespace) -> int:
     ) as process:  # fmt: skip
         threading.Thread(target=_guard, args=(process,), daemon=True).start()
         if process.stdout:
-            _show(process.stdout, rounds, RunFolder(request_of(options).out))
+            _show(process.stdout, rounds, RunFolder(out))
         code = process.wait()
-    _sweep(began)
     return _judge(code, folder, began) if folder else code
+
+
+@contextlib.contextmanager
+def session() -> Iterator[dict[str, str]]:
+    """Give a job a place of its own for what MPI leaves on this machine, and remove that when the job has ended.
+
+    Open MPI names its folder by mpirun's process number alone and does not start where a killed job with the same number
+    left one behind.
+
+    Yields
+    ------
+    dict
+        Environment that names the place.
+    """
+    began = time.time()
+    with tempfile.TemporaryDirectory(prefix="silofold-", ignore_cleanup_errors=True) as folder:
+        try:
+            yield {"PRTE_MCA_prte_local_tmpdir_base": folder}
+        finally:
+            _sweep(began)
 
 
 def _sweep(since: float) -> None:

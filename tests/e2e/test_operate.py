@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 import mpirun
 from run_folder import rounds, until
 from silofold import launch
@@ -174,6 +176,24 @@ def test_a_stopped_worker_costs_one_window_and_comes_back(tiny: Path, recipe: Pa
     )
     assert resumed.code == 0, resumed
     assert ask("replay", out, "--out", tmp_path / "replay", "--workers", 2).code == 0
+
+
+def test_what_a_killed_job_left_is_no_obstacle(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """Process numbers come round again: Open MPI's folder of a dead mpirun has the name of the next one's."""
+    path, family = launch.find_mpirun()
+    if family != "openmpi":
+        pytest.skip("MPICH keeps no folder")
+    left, meeting = "${TMPDIR:-/tmp}/ompi.$$", "pmix.$(uname -n).tool"
+    script = tmp_path / "mpirun"
+    script.write_text(
+        f'#!/bin/bash\nmkdir "{left}"\ntouch "{left}/{meeting}"{{,.$$,.prterun-$(uname -n)-$$@0}}\nexec {path} "$@"\n'
+    )
+    script.chmod(0o755)
+    command = ["launch", recipe, "--data", tiny, "--out", tmp_path / "run", "--workers", 1, "--servers", 1]
+    (tmp_path / "tmp").mkdir()
+    ended = mpirun.silofold(*command, environment={launch.LAUNCHER: str(script), "TMPDIR": str(tmp_path / "tmp")})
+    assert ended.code == 0, ended
+    assert [path.name.partition(".")[0] for path in (tmp_path / "tmp").iterdir()] == ["ompi"]
 
 
 def test_a_void_round_changes_no_byte(tiny: Path, recipe: Path, tmp_path: Path) -> None:
