@@ -340,9 +340,8 @@ def test_example_strategy_and_optimizer(mine: dict[str, Any]) -> None:
     update = strategy.combine(np.array([[1.0], [2.0], [4.0], [90.0]]), np.array([1, 1, 1, 1]))
     assert (strategy.needs, strategy.weight(40)) == ("each", 1)
     optimizer = plugins.load("server_optimizer", mine["server_optimizer"])
-    optimizer.start(1)
     model = np.ones(1, np.float32)
-    optimizer.step(model, update)
+    optimizer.step(model, update, optimizer.start(1))
     assert model == [2.5]
 
 

@@ -129,6 +129,12 @@ class Tally(Message, frozen=True):
     """Below quorum the round is void: no update moves and the model stands."""
     settled: bool = False
     """Whether every server has its sum: now, and not before, the shards move."""
+    certain: bool = False
+    """Whether nothing can break on the way, since nothing is sent: each rank then takes it for settled by itself."""
+
+    def as_settled(self) -> Tally:
+        """Return the same tally, settled."""
+        return msgspec.structs.replace(self, settled=True)
 
     @property
     def accepted(self) -> tuple[int, ...]:

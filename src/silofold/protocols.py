@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -68,21 +68,25 @@ class Strategy(Protocol):
 
 
 class ServerOptimizer(Protocol):
-    """Moves the global model by the combined update, elementwise on a shard.
+    """Moves the global model by the combined update, elementwise on a shard, a block of it at a time."""
 
-    Attributes
-    ----------
-    state
-        Its memory by name, (L,) float64 each; written into checkpoints and handed back on resume.
-    """
+    def start(self, size: int) -> dict[str, NDArray[np.float64]]:
+        """Make the state of a shard: by name, (size,) float64 each; written into checkpoints and read back on resume."""
 
-    state: dict[str, NDArray[np.float64]]
+    def step(
+        self, model: NDArray[np.float32], update: NDArray[np.float64], state: Mapping[str, NDArray[np.float64]]
+    ) -> None:
+        """Move a block of the shard in place.
 
-    def start(self, size: int) -> None:
-        """Make the state of a shard of `size` elements."""
-
-    def step(self, model: NDArray[np.float32], update: NDArray[np.float64]) -> None:
-        """Move the (L,) float32 shard in place by an (L,) float64 update."""
+        Parameters
+        ----------
+        model
+            (B,) float32 block.
+        update
+            (B,) float64 update of it.
+        state
+            The same block of each array of the state, moved in place as well.
+        """
 
 
 class Sink(Protocol):

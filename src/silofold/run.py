@@ -512,13 +512,13 @@ def _make_role(
     kind, index = job.layout.role(world.rank)
     path = checkpoint.folder_of(job.folder.checkpoints, beginning.after)
     if kind == "scheduler":
-        return _make_scheduler(world, job, request, slices, people, beginning.manifest)
+        return _make_scheduler(world, job, node, request, slices, people, beginning.manifest)
     if kind == "server":
         state = None
         if beginning.manifest:
             arrays = checkpoint.read_shards(path, beginning.manifest, slices[index])
             node.model[slices[index]], state = arrays.pop("model"), arrays
-        return Server(world, job, node.model[slices[index]], state)
+        return Server(world, job, node, slices[index], state)
     from silofold.roles.worker import Worker  # noqa: PLC0415  (torch: on workers alone)
 
     if trainee is None:
@@ -539,6 +539,7 @@ def _make_role(
 def _make_scheduler(
     world: World,
     job: Job,
+    node: Node,
     request: Request,
     slices: list[slice],
     people: list[dict[str, Any]],
@@ -561,7 +562,7 @@ def _make_scheduler(
             sink.open(job.folder.path, earlier)
     except OSError as fault:
         raise RunFolderError(f"{fault.filename or job.folder.path}: {fault.strerror}") from None
-    return Scheduler(world, job, record, sinks, settings, slices, resumed, changes)
+    return Scheduler(world, job, node, record, sinks, settings, slices, resumed, changes)
 
 
 def _changed_surroundings(job: Job, request: Request, present: dict[str, Any]) -> list[str]:

@@ -122,6 +122,14 @@ class Node:
         """Return those of these ranks whose memory is this node's."""
         return [rank for rank in ranks if self.home[rank] == self.home[self._rank]]
 
+    def holds(self, ranks: Sequence[int]) -> bool:
+        """Whether these ranks all share the memory of one node, so that no model byte is sent between them."""
+        return len({self.home[rank] for rank in ranks}) == 1
+
+    def lend(self, rank: int, span: slice) -> NDArray[Any]:
+        """Return a slice of the room of a rank of this node: who adds the others' up in it needs no memory of its own."""
+        return self._rooms[rank][span]
+
     def agents(self, server: int, shard: int, workers: Sequence[int]) -> list[int]:
         """Return the workers that stand for their nodes towards a server: one of each node but the server's own."""
         nodes: dict[int, list[int]] = {}
@@ -131,14 +139,15 @@ class Node:
         return sorted(ranks[shard % len(ranks)] for ranks in nodes.values())
 
     def add(self, total: NDArray[Any], span: slice, ranks: Sequence[int]) -> None:
-        """Overwrite (L,) `total` with the sum of a slice of some ranks' rooms."""
+        """Overwrite (L,) `total`, which may be a part of the first room, with the sum of a slice of some ranks' rooms."""
         self._fence()
         rooms = [self._rooms[rank][span] for rank in ranks]
         if not rooms:
             total[:] = 0
         for start in range(0, len(total) if rooms else 0, BLOCK):
             block = total[start : start + BLOCK]
-            block[:] = rooms[0][start : start + BLOCK]
+            if not np.shares_memory(block, rooms[0][start : start + BLOCK]):
+                block[:] = rooms[0][start : start + BLOCK]
             for room in rooms[1:]:
                 block += room[start : start + BLOCK]
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from silofold.aggregation.tally import Verdict
+    from silofold.comm.window import Node
     from silofold.comm.world import World
     from silofold.messages import AnyMessage, Report
     from silofold.protocols import Cohort, Sink
@@ -70,6 +71,8 @@ class Scheduler:
         The ranks.
     job
         The run.
+    node
+        Memory of this rank's node.
     history
         Where every round is recorded.
     sinks
@@ -88,6 +91,7 @@ class Scheduler:
         self,
         world: World,
         job: Job,
+        node: Node,
         history: History,
         sinks: Sequence[Sink],
         settings: dict[str, Any],
@@ -95,7 +99,7 @@ class Scheduler:
         resumed: checkpoint.Manifest | None,
         changes: Sequence[str],
     ) -> None:
-        self._world, self._job, self._history, self._sinks = world, job, history, sinks
+        self._world, self._job, self._node, self._history, self._sinks = world, job, node, history, sinks
         self._settings, self._slices, self._changes = settings, slices, changes
         self._cohort: Cohort = plugins.load("cohort", job.settings.cohort)
         self.vector: NDArray[np.float32] = np.empty(0, np.float32)
@@ -184,7 +188,7 @@ class Scheduler:
             expelled=tuple(sorted(set(self._world.living[1:]) - self._ready)) if last else (),
         )
         self._begin(plan)
-        for rank in sorted(self._ready):
+        for rank in sorted(self._ready, key=self._burden, reverse=True):  # who has the most to do begins first
             self._world.say(_replace(plan, hosted=self._roster.silos_of(rank)), rank)
         self._ready -= self._servers | set(present)
         self._listening = self._servers | self._ready
@@ -232,6 +236,8 @@ class Scheduler:
     def settle(self, tally: Tally, moved: NDArray[np.generic], broken: str) -> Tally:
         """Wait until every server has its sum; if a member is lost meanwhile, tally again without it."""
         del moved, broken
+        if tally.certain:
+            return tally.as_settled()
         plan, window = self._plan, self._job.settings.rounds.update_window
         if plan is None:
             raise AssertionError
@@ -249,7 +255,7 @@ class Scheduler:
             self._verdict = tallies.Verdict((), (), dict.fromkeys(tally.accepted, unsound), quorum_met=False)
             return self._say_tally(plan, attempt=tally.attempt + 1, met=False)
         if whole():
-            return self._say(_replace(tally, settled=True))
+            return self._say(tally.as_settled())
         self._hear(lambda: set(self._words) >= self._alive(everyone), GRACE)
         silent = self._alive(everyone) - set(self._words)
         self._epoch += 1
@@ -515,7 +521,13 @@ class Scheduler:
         workers = [rank for rank, mine in silos.items() if mine]
         members = Members(tuple(workers), self._epoch, self._world.losses)
         mine = tuple(silos[rank] for rank in workers)
-        return self._say(Tally(plan.round, attempt, members, mine, verdict.weights, met))
+        certain = self._is_certain(members)
+        return self._say(Tally(plan.round, attempt, members, mine, verdict.weights, met, certain=certain))
+
+    def _is_certain(self, members: Members) -> bool:
+        """Whether the sums of this round cannot fail: they are read where workers have left them, and any bits add up."""
+        settings, together = self._job.settings, self._node.holds((*self._servers, *members.workers))
+        return together and settings.reduction == "exact" and self._job.strategy.needs == "sum"
 
     def _say(self, tally: Tally) -> Tally:
         """Tell a tally to every rank that heard the plan; those that are late find it when they come."""
@@ -543,6 +555,9 @@ class Scheduler:
         if self._job.script:
             return self._number > max(self._job.script)
         return self._counted >= self._job.settings.rounds.count
+
+    def _burden(self, rank: int) -> int:
+        return sum(self._job.examples[silo] for silo in self._roster.silos_of(rank))
 
     def _draw(self, silos: list[int]) -> list[int]:
         if self._job.script:

@@ -17,12 +17,15 @@ from silofold.roles import job as jobs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from silofold.comm.window import Node
     from silofold.comm.world import World
     from silofold.messages import Plan
     from silofold.protocols import ServerOptimizer
     from silofold.roles.job import Job
 
 logger = logging.getLogger(__name__)
+BLOCK = 2**15
+"""Elements that are moved at a time: what is in between stays in the cache and takes no memory."""
 
 
 class Server:
@@ -34,24 +37,26 @@ class Server:
         The ranks.
     job
         The run.
-    vector
-        (L,) float32 slice of the global model, owned from now on.
+    node
+        Memory of this rank's node, with the model.
+    span
+        Slice of the shard in the flat vector.
     state
         Optimizer state of a checkpoint, (L,) float64 each; none in a new run.
     """
 
     def __init__(
-        self, world: World, job: Job, vector: NDArray[np.float32], state: dict[str, NDArray[np.float64]] | None
+        self, world: World, job: Job, node: Node, span: slice, state: dict[str, NDArray[np.float64]] | None
     ) -> None:
-        self._world, self._job = world, job
+        self._world, self._job, self._node, self._span = world, job, node, span
+        vector = node.model[span]
         self._shard = job.layout.role(world.rank)[1]
         self.vector = vector
         self._optimizer: ServerOptimizer = plugins.load("server_optimizer", job.settings.server_optimizer)
-        self._optimizer.start(len(vector))
+        self._state = self._optimizer.start(len(vector))
         for name, array in (state or {}).items():
-            self._optimizer.state[name][:] = array
-        kind = np.int64 if job.settings.reduction == "exact" else np.float32
-        self._sum: NDArray[Any] = np.zeros(len(vector) if job.strategy.needs == "sum" else 0, kind)
+            self._state[name][:] = array
+        self._sum: NDArray[Any] = np.empty(0)
         self._clock = 0.0
 
     def plan(self) -> Plan:
@@ -67,7 +72,7 @@ class Server:
         begin = time.perf_counter()
         folder = self._job.folder.checkpoints
         draft = checkpoint.draft_of(folder, plan.round - 1)
-        saved = [checkpoint.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._optimizer.state})]
+        saved = [checkpoint.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._state})]
         earlier = checkpoint.folder_of(folder, plan.carried_from)
         mine = plan.carried[self._shard :: self._job.layout.servers]
         saved += [checkpoint.carry(earlier, checkpoint.silo_name(silo), draft) for silo in mine]
@@ -84,27 +89,33 @@ class Server:
         self._clock = time.perf_counter()
         if self._job.strategy.needs == "each":
             return np.empty((len(tally.accepted), len(self.vector)), np.float32)
-        if tally.attempt > 1:  # late bytes of the attempt before may still land in the old one
-            self._sum = np.zeros_like(self._sum)
+        if self._node.holds((*self._job.layout.server_ranks, *tally.members.workers)):
+            return self._node.lend(tally.members.workers[0], self._span)
+        if tally.attempt > 1 or not len(self._sum):  # late bytes of the attempt before may still land in the old one
+            self._sum = np.zeros(len(self.vector), np.int64 if self._job.settings.reduction == "exact" else np.float32)
         return self._sum
 
     def settle(self, tally: Tally, moved: NDArray[Any], broken: str) -> Tally:
         """Tell whether the sum is here and sound, and wait for what is to be done with it."""
-        unsound = "" if broken or np.isfinite(moved).all() else f"server {self._shard} received numbers that are not finite"
+        if tally.certain:
+            return tally.as_settled()
+        sound = broken or all(np.isfinite(extreme(moved, initial=0)) for extreme in (np.min, np.max))
+        unsound = "" if sound else f"server {self._shard} received numbers that are not finite"
         self._world.say(Moved(tally.round, tally.attempt, broken, unsound), topology.SCHEDULER)
         return jobs.expect(self._world, self._job, Tally)
 
     def apply(self, received: NDArray[Any], tally: Tally) -> None:
         """Combine what was received and move the shard."""
         reduced = time.perf_counter()
-        if received.dtype == np.int64:
-            updates = exact.value(received)
-        else:
-            updates = received.astype(np.float64)
-        if self._job.strategy.needs == "each":
-            updates = updates[self._by_silo(tally)]
-        combined = self._job.strategy.combine(updates, np.array(tally.weights, np.int64))
-        self._optimizer.step(self.vector, combined)
+        weights, order = np.array(tally.weights, np.int64), self._by_silo(tally)
+        for start in range(0, len(self.vector), BLOCK):
+            part = slice(start, start + BLOCK)
+            block = received[..., part]
+            updates = exact.value(block) if block.dtype == np.int64 else block.astype(np.float64)
+            if self._job.strategy.needs == "each":
+                updates = updates[order]
+            combined = self._job.strategy.combine(updates, weights)
+            self._optimizer.step(self.vector[part], combined, {name: array[part] for name, array in self._state.items()})
         done = time.perf_counter()
         logger.info("round %d: reduced %.4f s, applied %.4f s", tally.round, reduced - self._clock, done - reduced)
         digest = sha256(self.vector.astype("<f4", copy=False).data)

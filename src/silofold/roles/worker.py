@@ -80,6 +80,7 @@ class Worker:
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._momenta = {silo: torch.from_numpy(array).to(model.vector.device) for silo, array in momenta.items()}
         self._new_momenta: dict[int, torch.Tensor] = {}
+        self._momentum = torch.zeros_like(model.gradient)
         self._reports: tuple[Report, ...] = ()
         self._planned = 0.0
 
@@ -134,6 +135,8 @@ class Worker:
     def settle(self, tally: Tally, moved: NDArray[Any], broken: str) -> Tally:
         """Tell whether this worker's part has moved, and wait for what follows."""
         del moved
+        if tally.certain:
+            return tally.as_settled()
         if self._world.rank in tally.members.workers:
             self._world.say(Moved(tally.round, tally.attempt, broken), topology.SCHEDULER)
         return jobs.expect(self._world, self._job, Tally)
@@ -175,7 +178,9 @@ class Worker:
         held = self._silos[silo]
         examples = len(held.train.labels)
         self._model.load(self.vector)
-        momentum = self._momenta[silo].clone() if silo in self._momenta else torch.zeros_like(self._model.gradient)
+        keeps = settings.local.keep_momentum
+        momentum = torch.empty_like(self._momentum) if keeps else self._momentum
+        momentum.copy_(self._momenta[silo]) if silo in self._momenta else momentum.zero_()
         deadline = self._planned + plan.window
         rng = seeds.generator(settings.seed, "shuffle", plan.round, silo)
         local.seed_torch(settings.seed, plan.round, silo)
@@ -183,7 +188,9 @@ class Worker:
             planned = faults.in_training(self._faults, plan.round)
             done = local.train(self._model, held.train, settings.local, momentum, rng, deadline)
             self._model.to_host()
-            update = self._model.host - self.vector
+            update = np.subtract(
+                self._model.host, self.vector, out=self._model.host
+            )  # the model is loaded anew when it is used
             if planned == "nan":
                 update[0] = np.nan
         except Exception as fault:
@@ -198,7 +205,8 @@ class Worker:
             reason = f"the update is out of range: its largest element is {largest:g}"
         if not reason:
             self._add(silo, update, weight)
-            self._new_momenta[silo] = momentum
+            if keeps:
+                self._new_momenta[silo] = momentum
         elements = len(update) - (planned == "short")
         examples += planned == "lie"
         return Report(
@@ -208,11 +216,12 @@ class Worker:
 
     def _add(self, silo: int, update: NDArray[np.float32], weight: int) -> None:
         if self._job.strategy.needs == "each":
-            self._rows[silo] = update
+            self._rows[silo] = update.copy()
         elif self._sum.dtype == np.int64:
             exact.add(self._sum, update, weight)
         else:
-            self._sum += update * np.float32(weight)
+            update *= np.float32(weight)
+            self._sum += update
 
     def _save(self, plan: Plan, *, first: bool) -> None:
         """Write what the plan or the settings ask for: kept momentum, the worker's own copy, the final model."""

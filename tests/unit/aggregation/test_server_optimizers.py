@@ -25,10 +25,10 @@ EVERY: list[dict[str, Any]] = [
 def run(table: dict[str, Any], start: Vector, updates: Vector) -> tuple[NDArray[np.float32], dict[str, Vector]]:
     optimizer = plugins.load("server_optimizer", table)
     model = start.astype(np.float32)
-    optimizer.start(len(model))
+    state = optimizer.start(len(model))
     for update in updates:
-        optimizer.step(model, update.copy())
-    return model, optimizer.state
+        optimizer.step(model, update.copy(), state)
+    return model, state
 
 
 def test_sgd_at_its_defaults_adds_the_update() -> None:
@@ -130,11 +130,11 @@ def test_state_is_all_there_is_to_resume(table: dict[str, Any]) -> None:
     whole, _ = run(table, start, updates)
     half, state = run(table, start, updates[:2])
     resumed = plugins.load("server_optimizer", table)
-    resumed.start(11)
+    read_back = resumed.start(11)
     for name, array in state.items():
-        resumed.state[name][:] = array
+        read_back[name][:] = array
     for update in updates[2:]:
-        resumed.step(half, update)
+        resumed.step(half, update, read_back)
     assert half.tobytes() == whole.tobytes()
 
 

@@ -16,6 +16,8 @@ from msgspec import Meta
 from silofold.config import Rate, Section
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 
@@ -38,15 +40,16 @@ class Adaptive:
 
     def __init__(self, settings: AdaptiveSettings) -> None:
         self._settings = settings
-        self.state: dict[str, NDArray[np.float64]] = {}
 
-    def start(self, size: int) -> None:
+    def start(self, size: int) -> dict[str, NDArray[np.float64]]:
         """Make zero first moments and second moments of tau²."""
-        self.state = {"first": np.zeros(size), "second": np.full(size, self._settings.tau**2)}
+        return {"first": np.zeros(size), "second": np.full(size, self._settings.tau**2)}
 
-    def step(self, model: NDArray[np.float32], update: NDArray[np.float64]) -> None:
-        """Move the (L,) float32 shard in place by an (L,) float64 update."""
-        given, first, second = self._settings, self.state["first"], self.state["second"]
+    def step(
+        self, model: NDArray[np.float32], update: NDArray[np.float64], state: Mapping[str, NDArray[np.float64]]
+    ) -> None:
+        """Move a (B,) float32 block in place by a (B,) float64 update."""
+        given, first, second = self._settings, state["first"], state["second"]
         square = update * update
         first *= given.beta1
         first += (1 - given.beta1) * update

@@ -16,6 +16,8 @@ from msgspec import Meta
 from silofold.config import Rate, Section
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 
@@ -34,18 +36,20 @@ class Sgd:
 
     def __init__(self, settings: SgdSettings) -> None:
         self._lr, self._momentum = settings.lr, settings.momentum
-        self.state: dict[str, NDArray[np.float64]] = {}
 
-    def start(self, size: int) -> None:
+    def start(self, size: int) -> dict[str, NDArray[np.float64]]:
         """Make a zero momentum, if there is any."""
-        self.state = {"momentum": np.zeros(size)} if self._momentum else {}
+        return {"momentum": np.zeros(size)} if self._momentum else {}
 
-    def step(self, model: NDArray[np.float32], update: NDArray[np.float64]) -> None:
-        """Move the (L,) float32 shard in place by an (L,) float64 update."""
+    def step(
+        self, model: NDArray[np.float32], update: NDArray[np.float64], state: Mapping[str, NDArray[np.float64]]
+    ) -> None:
+        """Move a (B,) float32 block in place by a (B,) float64 update."""
         if self._momentum:
-            self.state["momentum"] *= self._momentum
-            self.state["momentum"] += update
-            update = self.state["momentum"]
+            momentum = state["momentum"]
+            momentum *= self._momentum
+            momentum += update
+            update = momentum
         model[:] = model + self._lr * update
 
 
