@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from silofold import launch, plugins
 from silofold.aggregation import exact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
 
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ MODES: Final = ("exact", "float32", "copy", "bare")
 
 def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: int, out: Path) -> None:
     """Play the rounds on one rank."""
-    from silofold.comm import world as worlds  # noqa: PLC0415  (MPI: in the ranks alone)
+    from silofold.comm import world as worlds  # noqa: PLC0415  (each rank imports what its role needs)
     from silofold.comm.fabric import Fabrics  # noqa: PLC0415
     from silofold.comm.window import Node  # noqa: PLC0415
     from silofold.messages import Members  # noqa: PLC0415
@@ -57,10 +57,12 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     span = slices[index] if role == "server" else slice(0, parameters)
     vector = node.model[span] if role != "scheduler" else node.room
     weights = np.empty(parameters if role == "worker" else 0, np.float32)
-    total = np.zeros(span.stop - span.start if role == "server" else 0, kind)
-    optimizer = plugins.load("server_optimizer", {"name": "sgd"})
-    optimizer.start(len(total))
     members = Members(tuple(layout.worker_ranks), 0, 0)
+    total = np.empty(0, kind)
+    if role == "server":
+        lent = mode != "copy" and node.holds((*layout.server_ranks, *members.workers))
+        total = node.lend(members.workers[0], span) if lent else np.zeros(span.stop - span.start, kind)
+    step = server_step(len(total)) if role == "server" else None
     seconds = []
     for number in range(1, rounds + 1):
         meet(world)
@@ -74,19 +76,28 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
                 node.add(total, span, [rank])
         else:
             expect_whole(fabrics.among(members).collect(total if role == "server" else node.room, None, 60))
-        if role == "server" and mode != "copy":
-            received = exact.value(total) if mode == "exact" else total.astype(np.float64)
-            optimizer.step(vector, received / float(WORKERS * EXAMPLES))
+        if step and mode != "copy":
+            step(vector, total)
         meet(world)
         seconds.append(time.perf_counter() - begin)
     right = mode == "copy" or role != "server" or bool((vector == np.float32(rounds * MOVE)).all())
-    answers = world.gather(json.dumps([memory(), right]).encode())
+    answers = world.gather(b"right" if right else b"wrong")
     if world.rank == 0:
-        found = [json.loads(answer) for answer in answers]
-        if not all(right for _, right in found):
+        if b"wrong" in answers:
             sys.exit("error: the sums are wrong")
-        out.write_text(json.dumps({"seconds": seconds[1:], "bytes": sum(used for used, _ in found)}), encoding="ascii")
+        out.write_text(json.dumps({"seconds": seconds[1:]}), encoding="ascii")
     worlds.finish(world, 0)
+
+
+def server_step(size: int) -> Callable[[NDArray[np.float32], NDArray[Any]], None]:
+    """Make what a server does with its sum."""
+    from silofold import plugins  # noqa: PLC0415  (as above)
+    from silofold.roles.server import move  # noqa: PLC0415
+
+    strategy = plugins.load("strategy", {"name": "mean"})
+    optimizer = plugins.load("server_optimizer", {"name": "sgd"})
+    state, weights = optimizer.start(size), np.full(WORKERS, EXAMPLES)
+    return lambda shard, total: move(shard, total, weights, None, strategy, optimizer, state)
 
 
 def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node, mode: str) -> None:
@@ -98,10 +109,9 @@ def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node,
     weights += MOVE
     weights -= vector
     if mode == "exact":
-        node.room.fill(0)
         if not exact.in_range(weights, WORKERS * EXAMPLES):
             sys.exit("error: out of range")
-        exact.add(node.room, weights, EXAMPLES)
+        exact.add(node.room, weights, EXAMPLES, first=True)
     else:
         np.multiply(weights, np.float32(EXAMPLES), out=node.room)
 
@@ -119,22 +129,45 @@ def expect_whole(broken: str) -> None:
         sys.exit(f"error: {broken}")
 
 
-def memory() -> int:
-    """Return the bytes of this process; what it shares counts by its share."""
-    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+def memory(process: Path) -> int:
+    """Return the bytes of a process; what it shares counts by its share. 0 for one that has ended."""
+    try:
+        lines = (process / "smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
-def federation(parameters: int, servers: int, mode: str, plane: str, rounds: int) -> dict[str, Any]:
-    """Run the ranks."""
+def watch(job: subprocess.Popen[str], mark: str, processes: int) -> int:
+    """Return the largest memory that a job's processes, whose command lines hold `mark`, had together."""
+    found: list[Path] = []
+    largest = 0
+    while job.poll() is None:
+        if len(found) < processes:
+            commands = {entry: entry / "cmdline" for entry in Path("/proc").iterdir() if entry.name.isdecimal()}
+            found = [entry for entry, path in commands.items() if path.exists() and mark in path.read_text(errors="replace")]
+        largest = max(largest, sum(map(memory, found)))
+        time.sleep(0.01)
+    return largest
+
+
+def federation(
+    parameters: int, servers: int, mode: str, plane: str, rounds: int, *, watched: bool = False
+) -> dict[str, Any]:
+    """Run the ranks; `watched`, for their memory, which costs time."""
+    from silofold import launch  # noqa: PLC0415  (as above)
+
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         words = ["--rank", mode, plane, str(parameters), str(servers), str(rounds), str(out)]
         command = [launch.find_mpirun()[0], "-n", str(1 + servers + WORKERS), sys.executable, __file__, *words]
-        ended = subprocess.run(command, env=launch.environment(1), capture_output=True, text=True, check=False)
-        if ended.returncode or not out.exists():
-            sys.exit(f"error: {' '.join(words)} ended with {ended.returncode}: {ended.stderr.strip()[-800:]}")
-        found: dict[str, Any] = json.loads(out.read_text(encoding="ascii"))
+        surroundings = launch.environment(1)
+        with subprocess.Popen(command, env=surroundings, stderr=subprocess.PIPE, text=True) as job:
+            largest = watch(job, str(out), 2 + servers + WORKERS) if watched else 0
+            told = job.communicate()[1]
+        if job.returncode or not out.exists():
+            sys.exit(f"error: {' '.join(words)} ended with {job.returncode}: {told.strip()[-800:]}")
+        found: dict[str, Any] = json.loads(out.read_text(encoding="ascii")) | {"bytes": largest}
     return found
 
 
@@ -168,7 +201,7 @@ def bare(parameters: int, rounds: int) -> dict[str, Any]:
         seconds.append(time.perf_counter() - begin)
     for pipe in pipes:
         pipe.send(False)  # noqa: FBT003  (no other round)
-    return {"seconds": seconds[1:], "bytes": 0}
+    return {"seconds": seconds[1:]}
 
 
 def main() -> None:
@@ -201,7 +234,9 @@ def main() -> None:
                 )
         milliseconds = {job: 1e3 * median(s for run in done for s in run["seconds"]) for job, done in runs.items()}
         for job, each in milliseconds.items():
-            models = max(run["bytes"] for run in runs[job]) / (4 * parameters)
+            lone = job[0] == "bare"
+            watched = {"bytes": 0} if lone else federation(parameters, job[2], *job[:2], given.rounds, watched=True)
+            models = watched["bytes"] / (4 * parameters)
             row = {"parameters": parameters, "mode": job[0], "plane": job[1], "servers": job[2], "milliseconds": each}
             row |= {"over_copy": each / milliseconds.get(("copy", "shared", job[2]), np.nan), "models_of_memory": models}
             rows.append(row)

@@ -45,7 +45,7 @@ def in_range(update: NDArray[np.float32], total_weight: int) -> bool:
     return (largest + 1 / SCALE) * total_weight < LIMIT
 
 
-def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int) -> None:
+def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, first: bool = False) -> None:
     """Add weight × update to a fixed-point sum, in place.
 
     Parameters
@@ -56,14 +56,19 @@ def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int) -> N
         (P,) float32, `in_range`.
     weight
         Integer weight of the update.
+    first
+        Whether this update is the first: what `total` held is overwritten.
     """
     for start in range(0, len(total), BLOCK):
         block = update[start : start + BLOCK].astype(np.float64)
         block *= SCALE  # a power of two: no rounding
         np.rint(block, out=block)
-        fixed = block.astype(np.int64)
-        fixed *= weight
-        total[start : start + BLOCK] += fixed
+        fixed, sums = block.astype(np.int64), total[start : start + BLOCK]
+        if first:
+            np.multiply(fixed, weight, out=sums)
+        else:
+            fixed *= weight
+            sums += fixed
 
 
 def value(total: NDArray[np.int64]) -> NDArray[np.float64]:

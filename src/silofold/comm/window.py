@@ -146,7 +146,7 @@ class Node:
             total[:] = 0
         for start in range(0, len(total) if rooms else 0, BLOCK):
             block = total[start : start + BLOCK]
-            if not np.shares_memory(block, rooms[0][start : start + BLOCK]):
+            if not np.may_share_memory(block, rooms[0][start : start + BLOCK]):
                 block[:] = rooms[0][start : start + BLOCK]
             for room in rooms[1:]:
                 block += room[start : start + BLOCK]

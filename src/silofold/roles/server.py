@@ -20,12 +20,46 @@ if TYPE_CHECKING:
     from silofold.comm.window import Node
     from silofold.comm.world import World
     from silofold.messages import Plan
-    from silofold.protocols import ServerOptimizer
+    from silofold.protocols import ServerOptimizer, Strategy
     from silofold.roles.job import Job
 
 logger = logging.getLogger(__name__)
 BLOCK = 2**15
 """Elements that are moved at a time: what is in between stays in the cache and takes no memory."""
+
+
+def move(
+    shard: NDArray[np.float32],
+    received: NDArray[Any],
+    weights: NDArray[np.int64],
+    order: list[int] | None,
+    strategy: Strategy,
+    optimizer: ServerOptimizer,
+    state: dict[str, NDArray[np.float64]],
+) -> None:
+    """Combine what was received and move a shard by it, in place.
+
+    Parameters
+    ----------
+    shard
+        (L,) float32.
+    received
+        (L,) int64 or float32 sum, or (K, L) float32 updates.
+    weights
+        (K,) of the accepted silos, ascending.
+    order
+        Row of each accepted silo's update; none for a sum.
+    strategy, optimizer
+        What is done.
+    state
+        The optimizer's, (L,) float64 each.
+    """
+    for start in range(0, len(shard), BLOCK):
+        part = slice(start, start + BLOCK)
+        block = received[..., part]
+        updates = exact.value(block) if block.dtype == np.int64 else block.astype(np.float64)
+        combined = strategy.combine(updates if order is None else updates[order], weights)
+        optimizer.step(shard[part], combined, {name: array[part] for name, array in state.items()})
 
 
 class Server:
@@ -107,15 +141,9 @@ class Server:
     def apply(self, received: NDArray[Any], tally: Tally) -> None:
         """Combine what was received and move the shard."""
         reduced = time.perf_counter()
-        weights, order = np.array(tally.weights, np.int64), self._by_silo(tally)
-        for start in range(0, len(self.vector), BLOCK):
-            part = slice(start, start + BLOCK)
-            block = received[..., part]
-            updates = exact.value(block) if block.dtype == np.int64 else block.astype(np.float64)
-            if self._job.strategy.needs == "each":
-                updates = updates[order]
-            combined = self._job.strategy.combine(updates, weights)
-            self._optimizer.step(self.vector[part], combined, {name: array[part] for name, array in self._state.items()})
+        order = self._by_silo(tally) if self._job.strategy.needs == "each" else None
+        weights = np.array(tally.weights, np.int64)
+        move(self.vector, received, weights, order, self._job.strategy, self._optimizer, self._state)
         done = time.perf_counter()
         logger.info("round %d: reduced %.4f s, applied %.4f s", tally.round, reduced - self._clock, done - reduced)
         digest = sha256(self.vector.astype("<f4", copy=False).data)

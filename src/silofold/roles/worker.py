@@ -77,6 +77,8 @@ class Worker:
         self._broken = ""
         self._unreadable: dict[int, str] = {}
         self._faults = faults.planned(self._title)
+        self._empty = True
+        """Whether nothing has been added to the sum in this round."""
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._momenta = {silo: torch.from_numpy(array).to(model.vector.device) for silo, array in momenta.items()}
         self._new_momenta: dict[int, torch.Tensor] = {}
@@ -113,11 +115,13 @@ class Worker:
     def train(self, plan: Plan) -> Tally:
         """Train the cohort's silos among the hosted ones, report, and wait for the tally."""
         begin = time.perf_counter()
-        self._sum[:] = 0
+        self._empty = True
         self._rows.clear()
         self._new_momenta.clear()
         cohort = [silo for silo in plan.cohort if silo in plan.hosted]
         self._reports = tuple(self._train_silo(silo, plan) for silo in cohort)
+        if self._empty:
+            self._sum[:] = 0
         seconds = time.perf_counter() - begin
         self._world.say(Reports(plan.round, seconds, self._reports), topology.SCHEDULER)
         for report in self._reports:
@@ -218,10 +222,11 @@ class Worker:
         if self._job.strategy.needs == "each":
             self._rows[silo] = update.copy()
         elif self._sum.dtype == np.int64:
-            exact.add(self._sum, update, weight)
+            exact.add(self._sum, update, weight, first=self._empty)
         else:
             update *= np.float32(weight)
-            self._sum += update
+            np.copyto(self._sum, update) if self._empty else np.add(self._sum, update, out=self._sum)
+        self._empty = False
 
     def _save(self, plan: Plan, *, first: bool) -> None:
         """Write what the plan or the settings ask for: kept momentum, the worker's own copy, the final model."""
