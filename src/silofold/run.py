@@ -6,6 +6,7 @@ not train never import torch.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
@@ -412,8 +413,12 @@ def _check_same(job: Job, *, exact: bool = True) -> None:
 
 def _host(world: World, job: Job) -> Trainee:
     """Build the model and read the silos of a worker."""
+    gc.disable()  # torch makes hundreds of thousands of objects that stay: looking for garbage among them is for nothing
     from silofold.roles.worker import Silo  # noqa: PLC0415  (torch: on workers alone)
     from silofold.training import build, device, local  # noqa: PLC0415
+
+    gc.freeze()
+    gc.enable()
 
     hosts = [host for host, _ in world.places]
     trainees = (*job.layout.worker_ranks, *job.layout.standby_ranks)

@@ -104,6 +104,11 @@ def model(servers: int, parameters: int, nodes: int) -> None:
         if kind == "server":
             expected = (base * sum(members) + len(members) * 2**40)[slices[index]]
             check(right=bool((total == expected).all()), what=f"sum of {members} on {nodes} nodes")
+            if node.holds((*layout.server_ranks, *members)):
+                total = node.lend(members[0], slices[index])
+                check(right=not fabric.collect(total, None, 20), what="broken sum in place")
+                check(right=bool((total == expected).all()), what=f"sum of {members} in the first one's room")
+            check(right=nodes == 1 or not node.holds(range(here.size)), what=f"all on one of {nodes} nodes")
         if not nodes:
             gather(fabric, layout, members, truth, slices)
         meet()
