@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance large docs picture clean
+.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance large docs picture clean chaos-plain
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -42,6 +42,11 @@ test: $(READY) ## every test: units, MPI programs, whole runs
 chaos: $(READY) ## kill, stop and confuse ranks in every step of the round: the whole table of faults
 	@SILOFOLD_CHAOS=all $(BIN)/pytest tests/chaos
 
+chaos-plain: $(READY) ## the same table where no rank survives another's death: Open MPI without ULFM, then MPICH
+	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
+	SILOFOLD_CHAOS=all SILOFOLD_LAUNCHER=$(BIN)/mpirun $(BIN)/pytest tests/chaos
+	SILOFOLD_CHAOS=all .venv-mpich/bin/pytest tests/chaos
+
 # what another MPI library could break; its waits are busy, so the whole of the tests would take too long
 ON_BOTH := control or same_bits_on_every_shape or void or away or killed_and or silo_that_fails or left_out
 test-mpich: ## MPI programs and whole runs once more, on MPICH, in an environment of its own: .venv-mpich
@@ -70,8 +75,9 @@ test-slurm: $(READY) ## batch jobs on a real SLURM of three emulated nodes; need
 	fi
 	$(BIN)/pytest tests/slurm -rs --durations=0 --durations-min=1
 
-docs: $(READY) ## every command, option, setting and path that a page names exists; the tutorial's commands run
-	@$(BIN)/pytest -q tests/test_docs.py
+docs: $(READY) ## write the table of settings; every command, option and path that a page names exists; the tutorial's commands run
+	@$(BIN)/python docs/reference.py
+	$(BIN)/pytest -q tests/test_docs.py
 	$(BIN)/python tests/tutorial.py docs/tutorial.md
 
 # the runs of docs/numbers.md

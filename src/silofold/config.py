@@ -40,20 +40,24 @@ class Data(Section, frozen=True):
     """Where the packed silos lie."""
 
     folder: str = ""
-    """Folder with ``silos.json`` and the silo files (``--data`` sets it)."""
+    """Folder of silo files with its ``silos.json``. ``--data`` sets it; one of the two must."""
 
 
 class Roles(Section, frozen=True):
     """How many ranks play which role; rank 0 is the scheduler, all that is left are workers."""
 
     servers: Count = 1
-    """Ranks that own one shard of the model each."""
+    """Ranks that own one slice of the model each. ``silofold launch --servers`` sets it."""
     standby: Annotated[int, Meta(ge=0)] = 0
-    """Ranks that wait until a worker is missing, a server or the scheduler dies, or the job is scaled out."""
+    """Ranks in reserve: they take over the silos of a dead worker, fill the ranks when a server or the scheduler dies, and
+    become workers when the job is scaled out. ``silofold launch --standby`` sets it."""
     placement: Literal["packed", "spread"] = "packed"
-    """``packed``: servers are the first ranks, as they are numbered. ``spread``: one node after the other gives one."""
+    """Which ranks are servers. ``packed``: the first ones, which launchers put on the first nodes. ``spread``: one node
+    after the other gives one, the scheduler's node last, so that model bytes use every node's network and each node has
+    servers and workers."""
     near: bool = False
-    """Whether each silo is hosted on a node that sees its file, as when silos lie on the nodes' own disks."""
+    """Whether each silo is hosted on a node that sees its file, for silos that lie on the nodes' own disks under the same
+    path. Rank 0 needs ``silos.json`` alone. Such silos do not move: those of a dead worker drop out."""
 
 
 class Rounds(Section, frozen=True):
@@ -62,74 +66,104 @@ class Rounds(Section, frozen=True):
     count: Count = 10
     """Rounds that must succeed before the run is done."""
     start_quorum: Count | Share = 1.0
-    """Silos (an integer) or share of all silos (a fraction) that must be ready for a round to start."""
+    """Silos that must be ready for a round to start: an integer is a number of silos, at most all; a number with a point is
+    a share of all silos, rounded up."""
     start_window: Seconds = 60.0
-    """Seconds to wait for silos that are not ready; those that come later wait for the next round."""
+    """Seconds to wait for workers that are not ready. Then the round starts without them if the start quorum is there; those
+    that come later join the next round. Below the quorum the scheduler waits this long once more and then ends the job
+    resumably (exit code 75)."""
     update_ratio: Share = 1.0
-    """Share of the cohort, rounded up, whose updates must be accepted; below it the round is void."""
+    """Share of the cohort, rounded up, whose updates must be accepted. Below it the round is void: the global model
+    stands."""
     update_window: Seconds = 3600.0
-    """Seconds from the plan to the close of a round; what comes later is dropped."""
+    """Seconds from the plan to the close of the round. The round closes before that once every worker has reported. What
+    comes later is dropped."""
     close: Literal["all", "quorum"] = "all"
-    """``all``: the round waits for every report until its window ends. ``quorum``: it closes as soon as enough are in."""
+    """``"all"``: the round waits for every report until its window ends. ``"quorum"``: it closes as soon as enough reports
+    for ``update_ratio`` are in, and who comes later is dropped; who that is depends on speed, so the record of who took part
+    is what makes the run repeatable."""
     bench_after: Count = 5
-    """A silo that fails in so many rounds in a row trains no more; a rank that is late so often is expelled."""
+    """A silo whose own report says so many times in a row that it failed trains no more. A rank that misses so many windows
+    in a row is expelled, where the job survives that."""
     evaluate_every: Count = 1
-    """The model of every so-manieth round, and of the last, is evaluated on all test images of every silo."""
+    """The model after every so-manieth round, and the last one, is evaluated on all test images of all silos."""
     checkpoint_every: Annotated[int, Meta(ge=0)] = 1
-    """Rounds between checkpoints; 0 writes one at the end alone."""
+    """Rounds from one checkpoint to the next; 0 writes one at the end alone."""
     keep_checkpoints: Count = 3
-    """The newest checkpoints that are kept."""
+    """How many of the newest checkpoints are kept."""
     count_void: bool = False
-    """Whether a void round uses up one of ``count``."""
+    """Whether a void round uses up one of ``rounds.count``."""
     end_margin: Annotated[float, Meta(ge=0, le=1e6)] = 60.0
-    """Seconds before the end of the allocation by which the job has ended itself, resumably."""
+    """Seconds before the end of the batch job's allocation by which the run has saved and ended itself (exit code 75): no
+    round starts that would, if it takes as long as the longest of the last ten, still run then. Without
+    ``SLURM_JOB_END_TIME`` it means nothing."""
     max_void: Count = 3
-    """So many void rounds in a row end the job, resumably."""
+    """So many void rounds in a row end the job resumably (exit code 75)."""
     worker_checkpoints: bool = False
-    """Whether each worker writes the model it receives to ``worker_<i>/ckpt/``, as the original did."""
+    """Whether each worker also writes the model it receives, to ``worker_<i>/ckpt/``."""
 
 
 class Local(Section, frozen=True):
     """Training inside a silo."""
 
     epochs: Count = 1
+    """Passes over the silo's training images in a round."""
     batch_size: Count = 32
+    """Images in a step."""
     lr: Rate = 0.01
+    """Learning rate."""
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    """Momentum; 0 switches it off."""
     weight_decay: Rate = 0.0
+    """Times the weights, added to the gradient."""
     keep_momentum: bool = False
-    """Whether a silo's momentum lives on from one of its accepted rounds to the next."""
+    """Whether a silo's momentum lives on from one of its accepted rounds to the next; otherwise it starts at zero in every
+    round."""
     drop_last: bool = False
     """Whether an incomplete batch at the end of an epoch is skipped."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """``bfloat16``: torch's autocast around the forward pass of a step; parameters and evaluation stay float32."""
+    """``bfloat16``: the forward pass of a training step under torch's autocast; parameters, gradients and evaluation stay
+    float32. Faster or slower, see [scaling](scaling.md#the-training-step); other bits."""
     compile: bool = False
-    """Whether torch compiles the model, when a worker starts."""
+    """Whether torch compiles the model when a worker starts, which needs a C++ compiler and takes a minute; see
+    [scaling](scaling.md#the-training-step). Other bits."""
     threads: Count = 1
-    """torch threads of a worker. Another number gives other bits, so it is a setting and not found out."""
+    """torch threads of a worker. Another number gives other bits."""
     cpu_isa: Literal["auto", "avx2", "avx512"] = "auto"
-    """The CPU instructions that workers may use. ``auto``: all that each CPU has; unequal CPUs give unequal bits."""
+    """The x86 instructions that workers may use: the same on unequal CPUs gives the [same bits](same_bits.md#unequal-cpus).
+    ``auto``: the widest of each CPU, which is the fastest."""
 
 
 class Settings(Section, frozen=True):
     """All settings of a run; each has a default."""
 
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
+    """All randomness follows from it: initial model, cohorts, order of the examples, dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto``: a GPU by node-local rank where the worker sees one, else the CPU."""
+    """Where workers train. ``auto``: a GPU where the worker sees one, else the CPU. The workers of a node take its visible
+    GPUs in turn."""
     reduction: Literal["exact", "float32"] = "exact"
-    """``exact``: fixed-point sums, the same bits on any number of ranks. ``float32``: half the bytes up."""
+    """How updates are added. ``exact``: as 64-bit fixed point, so that the sum does not depend on the order or the number of
+    ranks. ``float32``: half the bytes up; the last bits may depend on the number of workers."""
     shared_memory: bool = True
-    """Whether model bytes go through memory that the ranks of a node share, where there is enough of it."""
+    """Whether model bytes go through memory that the ranks of a node share. A node whose ``/dev/shm`` has no room for a
+    model and one sum a worker takes collectives instead, as all do with ``false``; the model has the same bits. Strategies
+    that need every update always take collectives."""
     data: Data = Data()
     roles: Roles = Roles()
     rounds: Rounds = Rounds()
     local: Local = Local()
     model: Table = msgspec.field(default_factory=lambda: {"name": DEFAULT_PLUGINS["model"]})
+    """The classifier. A ``torch.nn.Module`` of your own without ``Settings`` gets the other keys of the table as keyword
+    arguments."""
     cohort: Table = msgspec.field(default_factory=lambda: {"name": DEFAULT_PLUGINS["cohort"]})
+    """Which of the ready silos train in a round."""
     strategy: Table = msgspec.field(default_factory=lambda: {"name": DEFAULT_PLUGINS["strategy"]})
+    """How the updates of a cohort become one update."""
     server_optimizer: Table = msgspec.field(default_factory=lambda: {"name": DEFAULT_PLUGINS["server_optimizer"]})
+    """How that update moves the global model."""
     sinks: list[Table] = msgspec.field(default_factory=lambda: [{"name": "console"}, {"name": "csv"}])
+    """Where round summaries go besides ``metrics.jsonl``, which is always written."""
 
 
 S = TypeVar("S", bound=msgspec.Struct)

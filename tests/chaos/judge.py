@@ -41,6 +41,8 @@ class Outcome(NamedTuple):
     replay: str
     story: str
     """The last line that silofold itself wrote on standard error."""
+    digests: list[str]
+    """Of the model after each round."""
 
 
 def sets(settings: Mapping[str, str]) -> list[str]:
@@ -106,5 +108,6 @@ def judge(
     assert "identical" in replay.out, replay
     lost = sum(len(entry["cohort"]) - len(entry["accepted"]) for entry in entries if not entry["void"])
     voids = sum(entry["void"] for entry in entries)
+    digests = [entry["model_sha256"] for entry in entries]
     story = (ended.faults() or [""])[-1]
-    return Outcome(code, seconds, len(entries), voids, lost, resumed, left, "identical", story)
+    return Outcome(code, seconds, len(entries), voids, lost, resumed, left, "identical", story, digests)

@@ -18,7 +18,7 @@ class SampleSettings(Section, frozen=True):
 
     name: str
     size: Count | Share
-    """Silos a round (an integer), or the share of those that are ready (a fraction, rounded up)."""
+    """An integer is a number of silos; a number with a point is a share of those that are ready, rounded up."""
 
 
 class Sample:

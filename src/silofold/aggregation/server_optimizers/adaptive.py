@@ -26,11 +26,15 @@ class AdaptiveSettings(Section, frozen=True):
 
     name: str = "adaptive"
     rule: Literal["adam", "yogi", "adagrad"] = "adam"
+    """How the second moment moves."""
     lr: Rate = 0.01
+    """Server learning rate."""
     beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    """Decay of the first moment."""
     beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.99
+    """Decay of the second moment; not used by ``adagrad``."""
     tau: Annotated[float, Meta(gt=0, le=1e6)] = 1e-3
-    """Degree of adaptivity: added to the root of the second moment, whose start is its square."""
+    """Degree of adaptivity: added to the root of the second moment, which starts at its square."""
 
 
 class Adaptive:

@@ -26,7 +26,9 @@ class SgdSettings(Section, frozen=True):
 
     name: str = "sgd"
     lr: Rate = 1.0
+    """Factor on the update."""
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Momentum of the updates over the rounds."""
 
 
 class Sgd:

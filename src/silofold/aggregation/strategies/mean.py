@@ -24,7 +24,7 @@ class MeanSettings(Section, frozen=True):
 
     name: str = "mean"
     weights: Literal["examples", "equal"] = "examples"
-    """``examples``: a silo counts by its training examples, as in the paper. ``equal``: each silo counts the same."""
+    """``examples``: a silo counts by its training images. ``equal``: each silo counts the same."""
 
 
 class Mean:

@@ -31,7 +31,8 @@ class MLflowSettings(Section, frozen=True):
 
     name: str = "mlflow"
     uri: str = ""
-    """Tracking store, as MLflow names it; empty: ``mlruns`` in the run folder."""
+    """Tracking store, as MLflow names it (``file:…``, ``sqlite:///…``, ``http://…``). Empty: a store of files, ``mlruns`` in
+    the run folder."""
 
 
 class MLflow:
