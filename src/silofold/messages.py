@@ -311,6 +311,13 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     model_sha256: str
     shard_sha256: list[str]
 
+    def curves(self) -> dict[str, float]:
+        """Return the round's point on every curve that a tracker draws; what was not measured is left out."""
+        named = {key: getattr(self, key) for key in ("accuracy", "test_loss", "train_loss")}
+        named |= {f"silo/{silo.name}": silo.accuracy for silo in self.silos}
+        named |= {f"seconds/{phase}": value for phase, value in msgspec.structs.asdict(self.seconds).items()}
+        return {key: value for key, value in named.items() if value is not None}
+
 
 def sha256(*parts: bytes | memoryview) -> str:
     """Digest of the parts, one after the other, in hex."""

@@ -6,7 +6,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
 
 from silofold.config import Section
 
@@ -58,11 +57,8 @@ class MLflow:
 
     def write(self, summary: Summary) -> None:
         """Log one round."""
-        named = {key: getattr(summary, key) for key in ("accuracy", "test_loss", "train_loss")}
-        named |= {f"silo/{silo.name}": silo.accuracy for silo in summary.silos}
-        named |= {f"seconds/{phase}": value for phase, value in msgspec.structs.asdict(summary.seconds).items()}
         now = round(1000 * time.time())
-        metrics = [Metric(key, value, now, summary.round) for key, value in named.items() if value is not None]
+        metrics = [Metric(key, value, now, summary.round) for key, value in summary.curves().items()]
         self._client.log_batch(self._run, metrics=metrics)
 
     def close(self) -> None:

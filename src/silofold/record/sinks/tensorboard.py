@@ -6,7 +6,6 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary as Values
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -43,10 +42,7 @@ class TensorBoard:
 
     def write(self, summary: Summary) -> None:
         """Write one round, at the step of its number."""
-        named = {key: getattr(summary, key) for key in ("accuracy", "test_loss", "train_loss")}
-        named |= {f"silo/{silo.name}": silo.accuracy for silo in summary.silos}
-        named |= {f"seconds/{phase}": value for phase, value in msgspec.structs.asdict(summary.seconds).items()}
-        values = [Values.Value(tag=key, simple_value=value) for key, value in named.items() if value is not None]
+        values = [Values.Value(tag=key, simple_value=value) for key, value in summary.curves().items()]
         self._writer.add_event(Event(wall_time=time.time(), step=summary.round, summary=Values(value=values)))
         self._writer.flush()
 
