@@ -6,7 +6,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-
 from silofold.config import Section
 
 # read when mlflow is imported: a batch job reports to nobody, and its store of files needs no database
