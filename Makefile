@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance large docs picture clean chaos-plain
+.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance large docs picture clean chaos-plain test-slurm-all
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -74,6 +74,9 @@ test-slurm: $(READY) ## batch jobs on a real SLURM of three emulated nodes; need
 	    { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; } >/dev/null
 	fi
 	$(BIN)/pytest tests/slurm -rs --durations=0 --durations-min=1
+
+test-slurm-all: ## the same, and the whole experiment of 20 rounds of 20 epochs
+	@SILOFOLD_SLURM=all $(MAKE) test-slurm
 
 docs: $(READY) ## write the table of settings; every command, option and path that a page names exists; the tutorial's commands run
 	@$(BIN)/python docs/reference.py

@@ -31,6 +31,16 @@ def test_three_nodes_give_the_same_bits(
     assert [rank["host"] for rank in ranks] == [node for node in emulated.NODES for _ in range(4)]
 
 
+@pytest.mark.skipif(os.environ.get("SILOFOLD_SLURM") != "all", reason="ten minutes: make test-slurm-all")
+def test_the_whole_experiment_gives_the_same_bits(cluster: emulated.Cluster, silos: Path, tmp_path: Path) -> None:
+    """The tutorial's 20 rounds of 20 epochs, by SLURM on three nodes and by mpirun without it."""
+    job = submit(cluster, silos, tmp_path, settings=())
+    job.wait(600)
+    found = digests(job.out)
+    assert len(found) == 20
+    assert found == without_slurm(silos, tmp_path / "undisturbed", (), 600)
+
+
 def requeue(job: Job) -> None:
     answer = job.cluster.ask("scontrol", "requeue", str(job.number))
     assert answer.returncode == 0, answer
