@@ -41,6 +41,8 @@ class Outcome(NamedTuple):
     replay: str
     story: str
     """The last line that silofold itself wrote on standard error."""
+    everybody: bool
+    """Whether every silo's update counted in every round."""
     digests: list[str]
     """Of the model after each round."""
 
@@ -108,6 +110,7 @@ def judge(
     assert "identical" in replay.out, replay
     lost = sum(len(entry["cohort"]) - len(entry["accepted"]) for entry in entries if not entry["void"])
     voids = sum(entry["void"] for entry in entries)
+    everybody = all(len(entry["accepted"]) == len(list(data.glob("silo_*.h5"))) for entry in entries)
     digests = [entry["model_sha256"] for entry in entries]
     story = (ended.faults() or [""])[-1]
-    return Outcome(code, seconds, len(entries), voids, lost, resumed, left, "identical", story, digests)
+    return Outcome(code, seconds, len(entries), voids, lost, resumed, left, "identical", story, everybody, digests)
