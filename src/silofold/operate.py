@@ -46,14 +46,14 @@ def _status(folder: RunFolder) -> int:
     lines = [("run folder", str(folder.path)), ("state", state), ("", _latest(rounds))]
     if status:
         lines += _people(status, record.get("ranks", []))
-        lines.append(("last rounds", _phases(rounds[-1]) if rounds else ""))
+        lines.append(("last round", _phases(rounds[-1]) if rounds else ""))
     sys.stdout.write("".join(f"{name:<12} {text}\n" for name, text in lines if text))
     return code
 
 
 def _state(folder: RunFolder, status: Status | None, *, lives: bool) -> tuple[str, int]:
     if folder.done.exists():
-        return f"done: {status.ended if status else ''}".removesuffix(": "), 0
+        return (status.ended if status else "done"), 0
     if status is None:
         return ("starting", 0) if lives else (f"no round was begun; start again with --resume {folder.path}", 75)
     age = time.time() - status.written
@@ -95,8 +95,8 @@ def _latest(rounds: list[Summary]) -> str:
 def _phases(summary: Summary) -> str:
     seconds = summary.seconds
     names = ("broadcast", "evaluate", "train", "wait", "reduce", "apply")
-    parts = ", ".join(f"{name} {getattr(seconds, name):.3g} s" for name in names)
-    return f"round {summary.round} took {seconds.total:.3g} s: {parts}"
+    parts = ", ".join(f"{name} {getattr(seconds, name):.2f}" for name in names)
+    return f"round {summary.round} took {seconds.total:.2f} s: {parts}"
 
 
 def _lives(folder: RunFolder, status: Status | None) -> bool:

@@ -34,15 +34,13 @@ class Outcome(NamedTuple):
     rounds: int
     void: int
     lost: int
-    """Updates of silos that did not count, in rounds that did."""
+    """Updates that did not count, of silos that were late, refused or away, in rounds that did."""
     resumed: bool
     left: list[int]
     """Processes that were still there."""
     replay: str
     story: str
     """The last line that silofold itself wrote on standard error."""
-    everybody: bool
-    """Whether every silo's update counted in every round."""
     digests: list[str]
     """Of the model after each round."""
 
@@ -108,9 +106,9 @@ def judge(
     )  # fmt: skip
     assert replay.code == 0, (replay, entries)
     assert "identical" in replay.out, replay
-    lost = sum(len(entry["cohort"]) - len(entry["accepted"]) for entry in entries if not entry["void"])
+    silos = len(list(data.glob("silo_*.h5")))
+    lost = sum(silos - len(entry["accepted"]) for entry in entries if not entry["void"])
     voids = sum(entry["void"] for entry in entries)
-    everybody = all(len(entry["accepted"]) == len(list(data.glob("silo_*.h5"))) for entry in entries)
     digests = [entry["model_sha256"] for entry in entries]
     story = (ended.faults() or [""])[-1]
-    return Outcome(code, seconds, len(entries), voids, lost, resumed, left, "identical", story, everybody, digests)
+    return Outcome(code, seconds, len(entries), voids, lost, resumed, left, "identical", story, digests)
