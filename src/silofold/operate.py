@@ -121,9 +121,13 @@ def _stop(folder: RunFolder, *, now: bool, wait: float) -> int:
 
 def _scale(folder: RunFolder, change: int, wait: float) -> int:
     before = control.read_status(folder)
+    if before and change > 0 and not before.standbys:
+        raise RunFolderError(f"{folder.path}: no rank is in reserve, expected some: start with --standby to scale out later")
+    if before and change < 0 and len(before.workers) <= 1:
+        raise RunFolderError(f"{folder.path}: found {len(before.workers)} workers, expected at least 2 to send one back")
     control.ask_scale(folder, change)
     deadline = time.monotonic() + wait
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and control.is_running(folder):
         after = control.read_status(folder)
         if before and after and len(after.workers) != len(before.workers):
             sys.stdout.write(f"workers: {len(before.workers)} -> {len(after.workers)}, in reserve: {len(after.standbys)}\n")

@@ -74,6 +74,10 @@ def test_status_scale_and_stop(tiny: Path, recipe: Path, tmp_path: Path) -> None
         assert len({rank["role"] for rank in rounds(out)[-1]["ranks"] if rank["role"] != "server_0"}) == 4
         scaled = ask("scale", out, "--workers", "-3")
         assert "workers: 4 -> 1" in scaled.out, scaled
+        assert "found 1 workers, expected at least 2" in ask("scale", out, "--workers", "-1").err
+        nobody = ask("scale", other, "--workers", "+1")
+        assert (nobody.code, len(nobody.faults())) == (2, 1), nobody
+        assert "no rank is in reserve" in nobody.err
         stopped = ask("stop", out)
         assert stopped.code == 0
         assert "stopped as asked" in stopped.out, stopped
