@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -29,11 +31,14 @@ from torch.nn import functional
 
 from silofold.data import silo as silos
 
+READY: Final = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) scheduler INFO ready", re.MULTILINE)
 CLASSES: Final = 62
 SIDE: Final = 28
 MEAN_EXAMPLES: Final = 197
 """Of FEMNIST's 671,585 training pictures of 3,400 writers."""
 RECIPE: Final = """
+[data]
+memory = 100
 [rounds]
 count = {rounds}
 start_window = 300
@@ -135,15 +140,17 @@ def federation(data: Path, model: str, rounds: int, workers: int) -> dict[str, A
         if done.returncode:
             sys.exit(f"error: the federation ended with {done.returncode}: {done.stderr.strip()[-500:]}")
         lines = (out / "metrics.jsonl").read_bytes().splitlines()
+        ready = READY.search((out / "scheduler" / "scheduler.log").read_text(encoding="utf-8"))
+        start = datetime.strptime(ready[1], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp() - began if ready else 0.0
     entries = [json.loads(line)["seconds"] for line in lines]
     each = [entry["total"] for entry in entries]
     return {
         "model": model.rpartition(":")[2],
         "workers": workers,
         "rounds": rounds,
-        "start_seconds": seconds - sum(each),
-        "round_seconds": median(each[len(each) // 2 : -1]),
-        "evaluation_seconds": each[-1],
+        "start_seconds": start,
+        "round_seconds": median(each[len(each) // 2 :]),
+        "evaluation_seconds": seconds - start - sum(each),
         "bytes_of_record_a_round": max(map(len, lines)),
         "gigabytes_after_round_1": seen[0] / 1e9,
         "gigabytes_at_most": max(seen) / 1e9,

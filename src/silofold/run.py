@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 import silofold
-from silofold import config, faults, machine, plugins, rehearsal, topology
+from silofold import config, faults, machine, plugins, rehearsal, timeline, topology
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
@@ -36,21 +36,20 @@ from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
 from silofold.roles.scheduler import Scheduler
 from silofold.roles.server import Server
+from silofold.roles.shelf import Shelf
 from silofold.round import play
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
-    from silofold.roles.worker import Worker
+    from silofold.roles.worker import Silo, Worker
     from silofold.round import Role
     from silofold.training.flat import FlatModel
 
 logger = logging.getLogger(__name__)
-Trainee: TypeAlias = "tuple[FlatModel, dict[int, Any], Callable[[int], Any], dict[str, str]]"
-"""What a rank that trains has: the model, the silos it hosts, how to read another one, and the device in words."""
+Trainee: TypeAlias = "tuple[FlatModel, Shelf[Silo], dict[str, str]]"
+"""What a rank that trains has: the model, its silos, and the device in words."""
 Inputs: TypeAlias = tuple[config.Settings, silos.Manifest, list[Summary]]
 """What is read from disk once: settings, manifest, and the rounds that a replay follows."""
 
@@ -439,8 +438,14 @@ def _host(world: World, job: Job) -> Trainee:
         parts = [silos.read_split(folder, info, split, job.data) for split in silos.SPLITS]
         return Silo(*(local.load(part.images, part.labels, place) for part in parts))
 
-    held = {index: load(index) for index in job.hosted().get(world.rank, ())}
-    return model, held, load, device.describe(place)
+    limit = 10**6 * job.settings.data.memory
+    shelf: Shelf[Silo] = Shelf(load, limit)
+    for index in job.hosted().get(world.rank, ()):
+        if limit:
+            silos.check_presence(Path(job.settings.data.folder), job.data.silos[index])
+        else:
+            shelf.take(index)
+    return model, shelf, device.describe(place)
 
 
 def _restore_point(world: World, job: Job, request: Request, beginning: Beginning, slices: list[slice]) -> Beginning:
@@ -528,16 +533,16 @@ def _make_role(
 
     if trainee is None:
         raise AssertionError
-    model, held, load, _ = trainee
+    model, shelf, _ = trainee
     momenta = {}
     if beginning.manifest:
-        files = {silo: checkpoint.silo_name(silo) for silo in held}
+        files = {silo: checkpoint.silo_name(silo) for silo in job.hosted().get(world.rank, ())}
         momenta = {
             silo: checkpoint.read_arrays(path / name)["momentum"]
             for silo, name in files.items()
             if name in beginning.manifest.files
         }
-    worker: Worker = Worker(world, job, model, node.model, node.room, held, load, momenta)
+    worker: Worker = Worker(world, job, model, node.model, node.room, shelf, momenta)
     return worker
 
 
@@ -608,7 +613,7 @@ def _environment(host: str, trainee: Trainee | None) -> dict[str, Any]:
         "gpus": ",".join(machine.gpus()),
         "memory": machine.memory_used(),
     }
-    return seen | (trainee[3] if trainee else {})
+    return seen | (trainee[2] if trainee else {})
 
 
 def _record(job: Job, slices: list[slice], people: list[dict[str, Any]]) -> dict[str, Any]:
@@ -664,5 +669,15 @@ def _close(scheduler: Scheduler, job: Job) -> None:
     scheduler.close(story)
     if not scheduler.ending:
         (job.folder.done).write_text(f"{rounds[-1].model_sha256}\n", encoding="ascii")
-    sys.stdout.write(f"{story}\n")
+    sys.stdout.write("\n".join([*_timeline(job, rounds, scheduler.started), story, ""]))
     sys.stdout.flush()
+
+
+def _timeline(job: Job, rounds: list[Summary], started: float) -> list[str]:
+    """Say where the rank-seconds of this job went."""
+    played = [summary for summary in rounds if summary.round >= job.start_round]
+    seconds = machine.age()
+    found = timeline.shares(played, job.layout.size, seconds - (time.time() - started), seconds)
+    people = job.folder.read_record()["ranks"]
+    workers = [(people[rank]["host"], people[rank]["cores"]) for rank in job.layout.worker_ranks]
+    return [timeline.line(found), *(f"hint: {hint}" for hint in timeline.hints(played, workers, job.layout.servers))]

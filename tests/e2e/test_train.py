@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -251,6 +253,20 @@ def test_tutorial_on_real_femnist(femnist: Path, tmp_path: Path) -> None:
         vector = np.concatenate([value.numpy().ravel() for value in torch.load(file, weights_only=True).values()])
         assert len(vector) == 66_404
         assert np.abs(vector - np.load(tmp_path / "serial" / name)).max() < 1e-5
+
+
+def test_silos_read_when_needed(reference: Path, tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """A limit of memory changes no bit, and then a damaged file costs the update of its own silo."""
+    ended = run(tmp_path / "a", tiny, recipe, (1, 2), "data.memory=1")
+    assert ended.code == 0, ended
+    assert table(tmp_path / "a") == table(reference)
+    damaged = shutil.copytree(tiny, tmp_path / "damaged")
+    os.truncate(damaged / "silo_0003.h5", 1000)
+    ended = run(tmp_path / "b", damaged, recipe, (1, 2), "data.memory=1", "rounds.update_ratio=0.8")
+    assert ended.code == 0, ended
+    for entry in rounds(tmp_path / "b"):
+        assert entry["accepted"] == [0, 1, 2, 4, 5]
+        assert ["silo_0003.h5" in silo["reason"] for silo in entry["silos"]] == [index == 3 for index in range(6)]
 
 
 def test_a_silo_that_fails_costs_its_own_update(tiny: Path, recipe: Path, tmp_path: Path) -> None:

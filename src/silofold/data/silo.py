@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -273,8 +274,9 @@ def _silo_faults(silo: SiloInfo, classes: int) -> Iterator[str]:
 
 
 def _twice(key: str, values: list[str]) -> Iterator[str]:
-    for value in sorted({value for value in values if values.count(value) > 1}):
-        yield f"{key}: found {value!r} {values.count(value)} times, expected it once"
+    for value, times in sorted(Counter(values).items()):
+        if times > 1:
+            yield f"{key}: found {value!r} {times} times, expected it once"
 
 
 def overlaps(silos: Iterable[SiloInfo]) -> dict[str, tuple[str, ...]]:
@@ -354,6 +356,18 @@ def split_keys(folder: Path, silo: SiloInfo, split: SplitName) -> NDArray[np.uin
     except _READ_FAULTS as error:
         raise SchemaError(f"{folder / silo.file}: {_one_line(error)}") from error
     return np.concatenate([np.empty(0, np.uint64), *keys])
+
+
+def check_presence(folder: Path, silo: SiloInfo) -> None:
+    """Find out whether a silo's file is there, without a look at what it holds.
+
+    Raises
+    ------
+    SchemaError
+        It is not.
+    """
+    if not (folder / silo.file).exists():
+        raise SchemaError(f"{folder / silo.file}: no such file, expected the silo file that {MANIFEST} names")
 
 
 def _open(path: Path) -> h5py.File:

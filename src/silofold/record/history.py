@@ -67,4 +67,6 @@ def read(path: Path) -> list[Summary]:
 
 
 def _line(summary: Summary) -> bytes:
-    return msgspec.json.encode(summary) + b"\n"
+    """Encode a summary, without the silos that have nothing to tell: thousands of them would be most of the file."""
+    told = [silo for silo in summary.silos if silo.accuracy is not None or silo.reason or silo.silo in summary.cohort]
+    return msgspec.json.encode(msgspec.structs.replace(summary, silos=told)) + b"\n"

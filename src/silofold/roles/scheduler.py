@@ -130,7 +130,8 @@ class Scheduler:
         self._dead: list[str] = []
         self._durations: deque[float] = deque(maxlen=10)
         self._asked_scale = 0
-        self._started = time.time()
+        self.started = time.time()
+        """When the rounds began, seconds since 1970."""
         self._allocation_end = machine.allocation_end()
         self.ending: tuple[int, str] | None = None
         """Exit code and story of an end before the last round."""
@@ -338,7 +339,7 @@ class Scheduler:
             The job is to end in the middle of its round.
         """
         self._next_look = now + LOOK_EVERY
-        asked = control.take_requests(self._job.folder, self._started)
+        asked = control.take_requests(self._job.folder, self.started)
         if asked.stop == "now":
             raise StopNow
         if asked.stop:
@@ -386,7 +387,7 @@ class Scheduler:
         now = time.monotonic()
         status = control.Status(
             written=time.time(),
-            started=self._started,
+            started=self.started,
             host=self._world.places[self._world.rank][0],
             phase=self._phase,
             round=self._number,

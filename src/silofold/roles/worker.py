@@ -11,20 +11,19 @@ import torch
 
 from silofold import faults, seeds, topology
 from silofold.aggregation import exact
-from silofold.errors import SilofoldError
 from silofold.messages import Evaluation, Moved, Report, Reports, Saved, SavedFile, Score, Tally, sha256
 from silofold.record import checkpoint, rundir
 from silofold.roles import job as jobs
+from silofold.roles.shelf import UNREADABLE
 from silofold.training import flat, local
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
     from silofold.messages import Plan
     from silofold.roles.job import Job
+    from silofold.roles.shelf import Shelf
     from silofold.training.flat import FlatModel
 
 logger = logging.getLogger(__name__)
@@ -35,6 +34,11 @@ class Silo(NamedTuple):
 
     train: local.Samples
     test: local.Samples
+
+    @property
+    def size(self) -> int:
+        """Bytes of its pictures and labels."""
+        return sum(part.nbytes for split in self for part in split)
 
 
 class Worker:
@@ -53,9 +57,7 @@ class Worker:
     room
         (P,) int64 or float32 in which the weighted sum of the updates is left.
     silos
-        The hosted silos by index.
-    load
-        Reads a silo that this rank is to host from now on.
+        Those that it hosts.
     momenta
         (T,) float32 momentum of silos that keep it, from a checkpoint; empty in a new run.
     """
@@ -67,15 +69,13 @@ class Worker:
         model: FlatModel,
         vector: NDArray[np.float32],
         room: NDArray[Any],
-        silos: dict[int, Silo],
-        load: Callable[[int], Silo],
+        silos: Shelf[Silo],
         momenta: dict[int, NDArray[np.float32]],
     ) -> None:
-        self._world, self._job, self._model, self._silos, self._load = world, job, model, silos, load
+        self._world, self._job, self._model, self._silos = world, job, model, silos
         self._title = job.layout.title(world.rank)
         self.vector, self._sum = vector, room
         self._broken = ""
-        self._unreadable: dict[int, str] = {}
         self._faults = faults.planned(self._title)
         self._empty = True
         """Whether nothing has been added to the sum in this round."""
@@ -94,7 +94,7 @@ class Worker:
 
     def evaluate(self, plan: Plan, broken: str) -> None:
         """Take in the model that has arrived, evaluate it on the hosted silos, and save what is asked for."""
-        self._host(plan.hosted)
+        self._silos.host(plan.hosted)
         self._broken = broken
         if broken:
             logger.warning("round %d: the model did not arrive: %s", plan.round, broken)
@@ -105,7 +105,8 @@ class Worker:
         first = self._world.rank == plan.members.workers[0]
         # the second one's stands in when the first does not live to tell
         digest = sha256(self.vector.astype("<f4", copy=False).data) if self._world.rank in plan.members.workers[:2] else ""
-        scores = [score for silo in self._silos if (score := self._score(silo))] if plan.evaluate else []
+        tested = self._silos.in_turn(plan.hosted if plan.evaluate else ())
+        scores = [score for silo in tested if (score := self._score(silo))]
         now = time.monotonic()
         evaluation = Evaluation(plan.round, digest, now - begin, begin - self._planned, tuple(scores))
         self._world.say(evaluation, topology.SCHEDULER)
@@ -119,7 +120,7 @@ class Worker:
         self._rows.clear()
         self._new_momenta.clear()
         cohort = [silo for silo in plan.cohort if silo in plan.hosted]
-        self._reports = tuple(self._train_silo(silo, plan) for silo in cohort)
+        self._reports = tuple(self._train_silo(silo, plan) for silo in self._silos.in_turn(cohort))
         if self._empty:
             self._sum[:] = 0
         seconds = time.perf_counter() - begin
@@ -154,32 +155,23 @@ class Worker:
     def record(self, plan: Plan, tally: Tally) -> None:
         """Nothing: what is worth recording is logged when the model has been evaluated."""
 
-    def _host(self, silos: tuple[int, ...]) -> None:
-        """Read the silos that are given to this worker, and let go of those that are not its own any more."""
-        self._silos = {silo: held for silo, held in self._silos.items() if silo in silos}
-        self._unreadable.clear()
-        for silo in silos:
-            if silo not in self._silos:
-                logger.warning("silo %d is hosted here from now on", silo)
-                try:
-                    self._silos[silo] = self._load(silo)
-                except (SilofoldError, OSError, MemoryError) as fault:
-                    self._unreadable[silo] = str(fault)
-
     def _score(self, silo: int) -> Score | None:
         """Evaluate the model that has arrived; a fault costs this silo's score alone."""
         try:
-            return Score(silo, *local.evaluate(self._model, self._silos[silo].test))
+            return Score(silo, *local.evaluate(self._model, self._silos.take(silo).test))
         except Exception as fault:
             logger.warning("silo %d: cannot be evaluated: %s: %s", silo, type(fault).__name__, fault, exc_info=True)
             return None
 
     def _train_silo(self, silo: int, plan: Plan) -> Report:
         settings = self._job.settings
-        missing = self._unreadable.get(silo, "") or (self._broken and f"the model did not arrive: {self._broken}")
+        try:
+            held = self._silos.take(silo)
+            missing = self._broken and f"the model did not arrive: {self._broken}"
+        except UNREADABLE as fault:
+            missing = str(fault)
         if missing:
             return Report(silo, 0, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason=missing)
-        held = self._silos[silo]
         examples = len(held.train.labels)
         self._model.load(self.vector)
         keeps = settings.local.keep_momentum

@@ -46,7 +46,7 @@ class Csv:
         """Write one row."""
         row = _row(summary)
         if self._writer is None:
-            self._writer = csv.DictWriter(self._file, list(row), lineterminator="\n")
+            self._writer = csv.DictWriter(self._file, list(row), extrasaction="ignore", lineterminator="\n")
             self._writer.writeheader()
         self._writer.writerow(row)
         self._file.flush()

@@ -1,0 +1,82 @@
+"""The silos of a worker in memory: all of them, or those that were used last."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from silofold.errors import SilofoldError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
+UNREADABLE = (SilofoldError, OSError, MemoryError)
+
+
+class Held(Protocol):
+    """A silo in memory."""
+
+    @property
+    def size(self) -> int: ...  # noqa: D102  (bytes)
+
+
+S = TypeVar("S", bound=Held)
+
+
+class Shelf(Generic[S]):
+    """Silos that a worker hosts.
+
+    Parameters
+    ----------
+    load
+        Reads one.
+    limit
+        Bytes that they may take together, but for the one in use and the one after it; 0: no limit.
+    """
+
+    def __init__(self, load: Callable[[int], S], limit: int) -> None:
+        self._load, self._limit = load, limit
+        self._hosted: tuple[int, ...] = ()
+        self._held: dict[int, S] = {}
+        """The least recently used first."""
+        self._coming: dict[int, Future[S]] = {}
+        self._reader = ThreadPoolExecutor(1)
+
+    def host(self, silos: tuple[int, ...]) -> None:
+        """Let go of all other silos; without a limit, read those that are new, as far as they can be read."""
+        for silo in [silo for silo in self._held if silo not in set(silos)]:
+            del self._held[silo]
+        for silo in set(silos) - set(self._hosted):
+            if not self._limit:
+                with contextlib.suppress(*UNREADABLE):
+                    self.take(silo)
+        self._hosted = silos
+
+    def take(self, silo: int) -> S:
+        """Return a silo, from memory or from its file.
+
+        Raises
+        ------
+        SilofoldError, OSError, MemoryError
+            It cannot be read.
+        """
+        held = self._held.pop(silo, None)
+        if held is None:
+            coming = self._coming.pop(silo, None)
+            held = coming.result() if coming else self._load(silo)
+        total = held.size + sum(other.size for other in self._held.values())
+        while self._limit and self._held and total > self._limit:
+            total -= self._held.pop(next(iter(self._held))).size
+        self._held[silo] = held
+        return held
+
+    def in_turn(self, silos: Iterable[int]) -> Iterator[int]:
+        """Go through silos; while one is at work, the next one is read."""
+        order = list(silos)
+        for silo, after in itertools.zip_longest(order, order[1:]):
+            if after is not None and after not in self._held and after not in self._coming:
+                self._coming[after] = self._reader.submit(self._load, after)
+            yield silo
