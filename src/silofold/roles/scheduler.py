@@ -249,6 +249,8 @@ class Scheduler:
             return {rank for rank, word in self._words.items() if not word.broken} >= self._servers
 
         self._hear(lambda: whole() or any(word.broken for word in self._words.values()), window + GRACE)
+        # a server's word that comes only now still counts: what is added up in workers' memory is not there a second time
+        self._hear(lambda: whole() or set(self._words) >= self._alive(everyone), GRACE)
         if any(word.broken for word in self._words.values()):
             self._epoch += 1
         unsound = next((word.unsound for word in self._words.values() if word.unsound), "")
@@ -257,7 +259,6 @@ class Scheduler:
             return self._say_tally(plan, attempt=tally.attempt + 1, met=False)
         if whole():
             return self._say(tally.as_settled())
-        self._hear(lambda: set(self._words) >= self._alive(everyone), GRACE)
         silent = self._alive(everyone) - set(self._words)
         self._epoch += 1
         if lost := silent & self._servers:

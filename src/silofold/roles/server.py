@@ -123,7 +123,9 @@ class Server:
         self._clock = time.perf_counter()
         if self._job.strategy.needs == "each":
             return np.empty((len(tally.accepted), len(self.vector)), np.float32)
-        if tally.certain:  # no second attempt will find the first one's sum in a worker's room
+        if self._node.holds((*self._job.layout.server_ranks, *tally.members.workers)):
+            # nothing is sent that could break, and a server that does not answer ends the attempt for all (see
+            # Scheduler.settle): no second attempt will find the first one's sum in a worker's room
             return self._node.lend(tally.members.workers[0], self._span)
         if tally.attempt > 1 or not len(self._sum):  # late bytes of the attempt before may still land in the old one
             self._sum = np.zeros(len(self.vector), np.int64 if self._job.settings.reduction == "exact" else np.float32)
