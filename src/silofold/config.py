@@ -43,8 +43,8 @@ class Data(Section, frozen=True):
     """Folder of silo files with its ``silos.json``. ``--data`` sets it; one of the two must."""
     memory: Annotated[int, Meta(ge=0)] = 0
     """Megabytes of pictures that a worker keeps in memory. ``0``: all of its silos, read and checked before round 1. With a
-    limit a silo is read, and checked, when a round needs it (the next one while one trains), and those used last are kept: for
-    thousands of silos of which few train in a round."""
+    limit a silo is read, and checked, when a round needs it (the next one while one trains), and those used last are kept:
+    for thousands of silos of which few train in a round."""
 
 
 class Roles(Section, frozen=True):
