@@ -154,7 +154,7 @@ class Scheduler:
             self._late[rank] = 0
         present, silos = self._present()
         wanted = tallies.start_quorum(rounds.start_quorum, len(self._job.data.silos) - len(self._benched()))
-        if len(silos) < wanted or not self._ready >= self._servers:
+        if len(silos) < wanted:
             # late ones too get their chance before the job is given up
             self._hear(lambda: self._ready >= self._servers | self._roster.hosts, rounds.start_window)
             present, silos = self._present()
