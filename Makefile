@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance large docs picture clean chaos-plain test-slurm-all
+.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance bench large docs picture clean chaos-plain test-slurm-all
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -62,6 +62,13 @@ kills: $(READY) ## kill -9 of whole jobs at 25 random instants, each resumed on 
 
 endurance: $(READY) ## 1,000 tiny rounds: memory and open files of every rank must stay flat
 	@$(BIN)/python tests/endurance.py
+
+# the raw tree and the silos that it was packed into
+TREE = demo/pictures
+SILOS = demo/silos
+bench: $(READY) ## SILOS=dir TREE=dir: every benchmark, an hour of a quiet machine; tables, and build/bench.json
+	@if [[ ! -d $(SILOS) ]]; then $(MAKE) demo; fi
+	$(BIN)/python benchmarks/everything.py $(SILOS) $(TREE) $(QUICK)
 
 large: $(READY) ## more than 2^31 elements through the data plane, on both MPI libraries; 12 GiB of memory
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
