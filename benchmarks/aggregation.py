@@ -3,8 +3,8 @@
 A federation of 1 scheduler, some servers and 7 workers moves models of made-up size; every worker "trains" by adding 1/2 to
 each parameter. Planes: ``shared`` is the memory that ranks of a node share, ``collectives`` what ranks of different nodes
 use. ``copy`` copies the same bytes in the same processes and adds nothing up. ``bare`` is two forked processes and pipes,
-without any framework (R2). Prints milliseconds a round (medians), their ratio to ``copy``, the memory of all ranks as a
-multiple of the model, and one JSON object.
+without any framework (R2). Prints milliseconds a round (median, and least), the ratio of the medians to ``copy``, the largest
+memory that all ranks had together as a multiple of the model, and one JSON object.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from silofold.comm.window import Node
     from silofold.comm.world import World
 
-WORKERS: Final = 7
 EXAMPLES: Final = 100
 MOVE: Final = np.float32(0.5)
 MODES: Final = ("exact", "float32", "copy", "bare")
@@ -62,14 +61,15 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     if role == "server":
         lent = mode != "copy" and node.holds((*layout.server_ranks, *members.workers))
         total = node.lend(members.workers[0], span) if lent else np.zeros(span.stop - span.start, kind)
-    step = server_step(len(total)) if role == "server" else None
+    examples = EXAMPLES * len(layout.worker_ranks)
+    step = server_step(len(total), len(layout.worker_ranks)) if role == "server" else None
     seconds = []
     for number in range(1, rounds + 1):
         meet(world)
         begin = time.perf_counter()
         expect_whole(fabrics.among(members).share_model(vector, 60, number))
         if role == "worker":
-            train(vector, weights, node, mode)
+            train(vector, weights, node, mode, examples)
         meet(world)
         if mode == "copy":
             for rank in layout.worker_ranks if role == "server" else ():
@@ -89,18 +89,18 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     worlds.finish(world, 0)
 
 
-def server_step(size: int) -> Callable[[NDArray[np.float32], NDArray[Any]], None]:
+def server_step(size: int, workers: int) -> Callable[[NDArray[np.float32], NDArray[Any]], None]:
     """Make what a server does with its sum."""
     from silofold import plugins  # noqa: PLC0415  (as above)
     from silofold.roles.server import move  # noqa: PLC0415
 
     strategy = plugins.load("strategy", {"name": "mean"})
     optimizer = plugins.load("server_optimizer", {"name": "sgd"})
-    state, weights = optimizer.start(size), np.full(WORKERS, EXAMPLES)
+    state, weights = optimizer.start(size), np.full(workers, EXAMPLES)
     return lambda shard, total: move(shard, total, weights, None, strategy, optimizer, state)
 
 
-def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node, mode: str) -> None:
+def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node, mode: str, examples: int) -> None:
     """Move the model and leave the weighted update in the room."""
     np.copyto(weights, vector)
     if mode == "copy":
@@ -109,7 +109,7 @@ def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node,
     weights += MOVE
     weights -= vector
     if mode == "exact":
-        if not exact.in_range(weights, WORKERS * EXAMPLES):
+        if not exact.in_range(weights, examples):
             sys.exit("error: out of range")
         exact.add(node.room, weights, EXAMPLES, first=True)
     else:
@@ -152,18 +152,19 @@ def watch(job: subprocess.Popen[str], mark: str, processes: int) -> int:
 
 
 def federation(
-    parameters: int, servers: int, mode: str, plane: str, rounds: int, *, watched: bool = False
+    parameters: int, shape: tuple[int, int], mode: str, plane: str, rounds: int, *, watched: bool = False
 ) -> dict[str, Any]:
     """Run the ranks; `watched`, for their memory, which costs time."""
     from silofold import launch  # noqa: PLC0415  (as above)
 
+    servers, workers = shape
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         words = ["--rank", mode, plane, str(parameters), str(servers), str(rounds), str(out)]
-        command = [launch.find_mpirun()[0], "-n", str(1 + servers + WORKERS), sys.executable, __file__, *words]
+        command = [launch.find_mpirun()[0], "-n", str(1 + servers + workers), sys.executable, __file__, *words]
         surroundings = launch.environment(1)
         with subprocess.Popen(command, env=surroundings, stderr=subprocess.PIPE, text=True) as job:
-            largest = watch(job, str(out), 2 + servers + WORKERS) if watched else 0
+            largest = watch(job, str(out), 2 + servers + workers) if watched else 0
             told = job.communicate()[1]
         if job.returncode or not out.exists():
             sys.exit(f"error: {' '.join(words)} ended with {job.returncode}: {told.strip()[-800:]}")
@@ -183,10 +184,10 @@ def half(pipe: Connection, silos: int, parameters: int) -> None:
         pipe.send_bytes(total.data)
 
 
-def bare(parameters: int, rounds: int) -> dict[str, Any]:
+def bare(parameters: int, workers: int, rounds: int) -> dict[str, Any]:
     """Run the bare loop of two processes."""
     context, pipes = multiprocessing.get_context("fork"), []
-    for silos in (4, 3):
+    for silos in (workers - workers // 2, workers // 2):
         ours, theirs = context.Pipe()
         context.Process(target=half, args=(theirs, silos, parameters), daemon=True).start()
         pipes.append(ours)
@@ -197,7 +198,7 @@ def bare(parameters: int, rounds: int) -> dict[str, Any]:
             pipe.send(True)  # noqa: FBT003  (another round)
             pipe.send_bytes(model.data)
         parts = [np.frombuffer(bytearray(pipe.recv_bytes()), np.float32) for pipe in pipes]
-        model = (parts[0] + parts[1]) / np.float32(WORKERS * EXAMPLES)
+        model = (parts[0] + parts[1]) / np.float32(workers * EXAMPLES)
         seconds.append(time.perf_counter() - begin)
     for pipe in pipes:
         pipe.send(False)  # noqa: FBT003  (no other round)
@@ -213,6 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", type=int, nargs="+", default=[66_404, 1_000_000, 25_000_000])
     parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--workers", type=int, default=7, help="worker ranks (default: 7)")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--planes", nargs="+", choices=["shared", "collectives"], default=["shared", "collectives"])
     parser.add_argument("--rounds", type=int, default=6, help="rounds of a job, the first of which is not counted")
@@ -228,17 +230,27 @@ def main() -> None:
         for _ in range(given.repeats):
             for job, done in runs.items():
                 mode, plane, count = job
-                lone = mode == "bare"
-                done.append(
-                    bare(parameters, given.rounds) if lone else federation(parameters, count, mode, plane, given.rounds)
-                )
+                if mode == "bare":
+                    done.append(bare(parameters, given.workers, given.rounds))
+                else:
+                    done.append(federation(parameters, (count, given.workers), mode, plane, given.rounds))
         milliseconds = {job: 1e3 * median(s for run in done for s in run["seconds"]) for job, done in runs.items()}
         for job, each in milliseconds.items():
-            lone = job[0] == "bare"
-            watched = {"bytes": 0} if lone else federation(parameters, job[2], *job[:2], given.rounds, watched=True)
-            models = watched["bytes"] / (4 * parameters)
-            row = {"parameters": parameters, "mode": job[0], "plane": job[1], "servers": job[2], "milliseconds": each}
-            row |= {"over_copy": each / milliseconds.get(("copy", "shared", job[2]), np.nan), "models_of_memory": models}
+            mode, plane, count = job
+            models = 0.0
+            if mode != "bare":
+                watched = federation(parameters, (count, given.workers), mode, plane, given.rounds, watched=True)
+                models = watched["bytes"] / (4 * parameters)
+            least = 1e3 * min(s for run in runs[job] for s in run["seconds"])
+            row = {
+                "parameters": parameters,
+                "mode": mode,
+                "plane": plane,
+                "servers": count,
+                "milliseconds": each,
+                "least": least,
+            }
+            row |= {"over_copy": each / milliseconds.get(("copy", "shared", count), np.nan), "models_of_memory": models}
             rows.append(row)
             print("  ".join(f"{value:.4g}" if isinstance(value, float) else f"{value!s:>11}" for value in row.values()))
             sys.stdout.flush()
