@@ -3,8 +3,8 @@
 A federation of 1 scheduler, some servers and 7 workers moves models of made-up size; every worker "trains" by adding 1/2 to
 each parameter. Planes: ``shared`` is the memory that ranks of a node share, ``collectives`` what ranks of different nodes
 use. ``copy`` copies the same bytes in the same processes and adds nothing up. ``bare`` is two forked processes and pipes,
-without any framework (R2). Prints milliseconds a round (median, and least), the ratio of the medians to ``copy``, the largest
-memory that all ranks had together as a multiple of the model, and one JSON object.
+without any framework (R2). Prints milliseconds a round (median, and least), the ratio of the medians to ``copy``, the
+largest memory that all ranks had together as a multiple of the model, and one JSON object.
 """
 
 from __future__ import annotations
