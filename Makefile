@@ -70,7 +70,7 @@ bench: $(READY) ## SILOS=dir TREE=dir: every benchmark, an hour of a quiet machi
 	@if [[ ! -d $(SILOS) ]]; then $(MAKE) demo; fi
 	$(BIN)/python benchmarks/everything.py $(SILOS) $(TREE) $(QUICK)
 
-large: $(READY) ## more than 2^31 elements through the data plane, on both MPI libraries; 12 GiB of memory
+large: $(READY) ## try more than 2^31 elements on both MPI libraries; 12 GiB of memory
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
 	for environment in $(VENV) .venv-mpich; do $$environment/bin/python tests/large.py; done
 
