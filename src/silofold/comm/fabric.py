@@ -10,15 +10,15 @@ nobody waits for it in a collective.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from silofold.comm import waiting
-from silofold.comm.world import CHUNK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mpi4py import MPI
     from numpy.typing import NDArray
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from silofold.comm.world import World
     from silofold.messages import Members
     from silofold.topology import Layout
+
+CHUNK = 2**18
+"""Elements in one collective. Open MPI reduces between two ranks in steps of 8 KiB and takes one with each look, so that
+many chunks must be in flight at a time; and its counts end at 2^31 - 1 elements."""
 
 
 class Fabric:
@@ -64,6 +68,8 @@ class Fabric:
         """Slices that this rank brings to its node, and those that others do."""
         self._awaited = [shard for shard in afar if world.rank not in agents[shard]]
         self._abandoned: list[object] = []
+        self._travelling: deque[NDArray[Any]] = deque(maxlen=waiting.AHEAD + 2)
+        """Sums on their way to a server: a request does not keep its buffer."""
         self.broken = ""
         for shard, server in enumerate(layout.server_ranks):
             if agents[shard] and (world.rank == server or shard in self._brought):
@@ -99,13 +105,8 @@ class Fabric:
             for shard, _ in self._shards
         }  # fmt: skip
 
-        def start() -> list[MPI.Request]:
-            return [
-                comm.Ibcast(landing[shard][at : at + CHUNK], 0)
-                for shard, comm in self._shards for at in range(0, len(landing[shard]), CHUNK)
-            ]  # fmt: skip
-
-        broken = self._complete(start, landing, window, "model broadcast")
+        transfers = (comm.Ibcast(landing[shard][part], 0) for shard, comm, part in self._chunks())
+        broken = self._complete(transfers, landing, window, "model broadcast")
         if self._receives and self._node.shared:
             for shard in self._brought:
                 if not broken:
@@ -136,42 +137,52 @@ class Fabric:
         str
             As in `share_model`; it is the server that must take another array.
         """
+        transfers = self._reduce(mine) if counts is None else self._gather(mine, counts)
+        return self._complete(transfers, mine, window, "reduction")
 
-        def start() -> list[MPI.Request]:
-            if counts is not None:
-                parts = [(comm, mine if self._serves else mine[..., self._slices[shard]]) for shard, comm in self._shards]
-                parts = [(comm, np.ascontiguousarray(part)) for comm, part in parts]
-                self._abandoned = list(parts)  # the requests do not keep them
-                return [_gather(comm, part, counts) for comm, part in parts]
-            if self._serves and not self._shards:
-                self._node.add(mine, self._slices[self._mine[0]], self._near)
-            return [request for shard, comm in self._shards for request in self._reduce(shard, comm, mine)]
+    def _chunks(self) -> Iterator[tuple[int, MPI.Intracomm, slice]]:
+        """Cut the shards that this rank moves into chunks, in the same order on all ranks: no two wait for each other."""
+        lengths = {shard: self._slices[shard].stop - self._slices[shard].start for shard, _ in self._shards}
+        for start in range(0, max(lengths.values(), default=0), CHUNK):
+            for shard, comm in self._shards:
+                if start < lengths[shard]:
+                    yield shard, comm, slice(start, min(start + CHUNK, lengths[shard]))
 
-        return self._complete(start, mine, window, "reduction")
-
-    def _reduce(self, shard: int, comm: MPI.Intracomm, mine: NDArray[Any]) -> Iterator[MPI.Request]:
-        """Add up what is on this node and start its reduction, chunk by chunk: one is added while another travels."""
+    def _reduce(self, mine: NDArray[Any]) -> Iterator[MPI.Request]:
+        """Add up what is on this node and start its reduction, chunk by chunk: one is added while others travel."""
         from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
 
-        span = self._slices[shard]
+        if self._serves and not self._shards:
+            self._node.add(mine, self._slices[self._mine[0]], self._near)
         alone = self._near == [self._world.rank]
-        part = mine if self._serves else mine[span] if alone else np.empty(span.stop - span.start, mine.dtype)
-        self._abandoned.append(part)
-        for at in range(0, len(part), CHUNK):
-            chunk = part[at : at + CHUNK]
-            if self._serves or not alone:
-                self._node.add(chunk, slice(span.start + at, span.start + at + len(chunk)), self._near)
-            yield comm.Ireduce(MPI.IN_PLACE, chunk, MPI.SUM, 0) if self._serves else comm.Ireduce(chunk, None, MPI.SUM, 0)
+        for shard, comm, part in self._chunks():
+            first = self._slices[shard].start
+            span = slice(first + part.start, first + part.stop)
+            if self._serves:
+                self._node.add(mine[part], span, self._near)
+                yield comm.Ireduce(MPI.IN_PLACE, mine[part], MPI.SUM, 0)
+                continue
+            chunk = mine[span] if alone else np.empty(part.stop - part.start, mine.dtype)
+            if not alone:
+                self._node.add(chunk, span, self._near)
+                self._travelling.append(chunk)
+            yield comm.Ireduce(chunk, None, MPI.SUM, 0)
 
-    def _complete(self, start: Callable[[], list[MPI.Request]], buffer: object, window: float, what: str) -> str:
+    def _gather(self, mine: NDArray[Any], counts: Sequence[int]) -> Iterator[MPI.Request]:
+        """Start the gathering of updates in the servers."""
+        for shard, comm in self._shards:
+            part = np.ascontiguousarray(mine if self._serves else mine[..., self._slices[shard]])
+            self._abandoned.append(part)  # the requests do not keep it
+            yield _gather(comm, part, counts)
+
+    def _complete(self, transfers: Iterable[MPI.Request], buffer: object, window: float, what: str) -> str:
         from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
 
         if self.broken:
             return self.broken
-        requests: list[MPI.Request] = []
+        requests: deque[MPI.Request] = deque()
         try:
-            requests = start()
-            waiting.complete(requests, time.monotonic() + window)
+            waiting.complete(transfers, time.monotonic() + window, requests)
         except waiting.Timeout:
             self._break(f"the {what} was not over after {window:.0f} s (rounds.update_window)")
         except MPI.Exception as fault:
@@ -179,9 +190,10 @@ class Fabric:
                 raise
             self._break(f"the {what} broke: {fault.Get_error_string()}")
         if self.broken:
-            self._abandoned += [requests, buffer]
+            self._abandoned += [requests, buffer, *self._travelling]
         else:
             self._abandoned.clear()
+            self._travelling.clear()
         return self.broken
 
     def _break(self, why: str) -> None:

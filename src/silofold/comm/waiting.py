@@ -7,10 +7,11 @@ little, and sleeps longer the longer it lasts.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from mpi4py import MPI
 
@@ -20,6 +21,8 @@ IDLE_SLEEP = 20e-3
 GROWTH = 1.5
 PATIENCE = 1e-3
 """A wait may end later than need be by this share of itself: who waits for long looks less often."""
+AHEAD = 32
+"""Requests of a transfer that are in flight at a time: enough for each look to find work, few enough for their memory."""
 
 
 class Timeout(Exception):  # noqa: N818  (it is no fault by itself: the caller decides)
@@ -50,19 +53,29 @@ def until(happened: Callable[[], bool], deadline: float) -> None:
         pause = min(pause * GROWTH, max(LONGEST_SLEEP, min(PATIENCE * (now - begin), IDLE_SLEEP)))
 
 
-def complete(requests: Sequence[MPI.Request], deadline: float) -> None:
+def complete(requests: Iterable[MPI.Request], deadline: float, flying: deque[MPI.Request] | None = None) -> None:
     """Wait until all requests are complete.
+
+    Parameters
+    ----------
+    requests
+        Begun as they are drawn: a generator's no more than `AHEAD` at a time.
+    deadline
+        On the clock of `time.monotonic`, seconds.
+    flying
+        Where those are kept that are not known to be complete.
 
     Raises
     ------
     Timeout
         Some are not by the deadline; they go on, and their buffers must stay.
     """
-    left = list(requests)
-
-    def done() -> bool:
-        while left and left[-1].Test():
-            left.pop()
-        return not left
-
-    until(done, deadline)
+    flying = deque() if flying is None else flying
+    for request in requests:
+        flying.append(request)
+        if len(flying) > AHEAD:
+            until(flying[0].Test, deadline)
+            flying.popleft()
+    while flying:
+        until(flying[0].Test, deadline)
+        flying.popleft()
