@@ -90,7 +90,8 @@ def judge(
     time.sleep(0.2)
     left = processes(out)
     code = ended.code
-    resumed = code == 75
+    # an error in silofold itself ends a job that does not survive it with 1: it must be seen, and still the run can go on
+    resumed = code == 75 or (code == 1 and "raise" in "".join(environment.values()))
     if resumed:
         again = launch("--resume", str(out), "--data", str(data), shape=(1, 0, 2))
         assert again.code == 0, again
