@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -110,13 +111,15 @@ def test_survivors_of_a_scheduler_go_on_in_the_same_bits(
 
 
 def test_too_short_a_wall_time(cluster: emulated.Cluster, silos: Path, tmp_path: Path) -> None:
-    """As often as needed: the job saves itself before the minute is over, and SLURM never has to end it."""
+    """As often as needed: the job saves itself before the minute is over, by itself or at SLURM's warning, which comes as
+    early as SLURM likes; SLURM never has to end it."""
     settings = ("rounds.count=20", "local.epochs=4")
     job = submit(cluster, silos, tmp_path, "--time=1", settings=(*settings, "rounds.end_margin=12"))
     job.wait(900)
     story = job.output.read_text()
     assert job.restarts >= 1, story
-    assert story.count("saved before the allocation's end") == job.restarts, story
+    saved = len(re.findall(r"saved before the allocation's end|^stopped as asked: \d+ rounds", story, re.MULTILINE))
+    assert saved == job.restarts, story
     assert "DUE TO TIME LIMIT" not in story
     assert digests(job.out) == without_slurm(silos, tmp_path / "undisturbed", settings)
 
