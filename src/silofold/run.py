@@ -442,7 +442,7 @@ def _host(world: World, job: Job) -> Trainee:
     shelf: Shelf[Silo] = Shelf(load, limit)
     for index in job.hosted().get(world.rank, ()):
         if limit:
-            silos.check_presence(Path(job.settings.data.folder), job.data.silos[index])
+            silos.check_presence(Path(job.settings.data.folder) / job.data.silos[index].file)
         else:
             shelf.take(index)
     return model, shelf, device.describe(place)

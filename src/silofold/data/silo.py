@@ -358,22 +358,21 @@ def split_keys(folder: Path, silo: SiloInfo, split: SplitName) -> NDArray[np.uin
     return np.concatenate([np.empty(0, np.uint64), *keys])
 
 
-def check_presence(folder: Path, silo: SiloInfo) -> None:
-    """Find out whether a silo's file is there, without a look at what it holds.
+def check_presence(path: Path) -> None:
+    """Find out whether a silo file is there, without a look at what it holds.
 
     Raises
     ------
     SchemaError
         It is not.
     """
-    if not (folder / silo.file).exists():
-        raise SchemaError(f"{folder / silo.file}: no such file, expected the silo file that {MANIFEST} names")
+    if not path.exists():
+        raise SchemaError(f"{path}: no such file, expected the silo file that {MANIFEST} names")
 
 
 def _open(path: Path) -> h5py.File:
     """Open for reading alone and without a lock, which network file systems refuse."""
-    if not path.exists():
-        raise SchemaError(f"{path}: no such file, expected the silo file that {MANIFEST} names")
+    check_presence(path)
     return h5py.File(path, "r", locking=False)
 
 

@@ -176,7 +176,10 @@ class Worker:
         self._model.load(self.vector)
         keeps = settings.local.keep_momentum
         momentum = torch.empty_like(self._momentum) if keeps else self._momentum
-        momentum.copy_(self._momenta[silo]) if silo in self._momenta else momentum.zero_()
+        if silo in self._momenta:
+            momentum.copy_(self._momenta[silo])
+        else:
+            momentum.zero_()
         deadline = self._planned + plan.window
         rng = seeds.generator(settings.seed, "shuffle", plan.round, silo)
         local.seed_torch(settings.seed, plan.round, silo)
@@ -184,9 +187,8 @@ class Worker:
             planned = faults.in_training(self._faults, plan.round)
             done = local.train(self._model, held.train, settings.local, momentum, rng, deadline)
             self._model.to_host()
-            update = np.subtract(
-                self._model.host, self.vector, out=self._model.host
-            )  # the model is loaded anew when it is used
+            update = self._model.host  # in place: the model is loaded anew before it is used again
+            update -= self.vector
             if planned == "nan":
                 update[0] = np.nan
         except Exception as fault:
@@ -217,7 +219,10 @@ class Worker:
             exact.add(self._sum, update, weight, first=self._empty)
         else:
             update *= np.float32(weight)
-            np.copyto(self._sum, update) if self._empty else np.add(self._sum, update, out=self._sum)
+            if self._empty:
+                self._sum[:] = update
+            else:
+                self._sum += update
         self._empty = False
 
     def _save(self, plan: Plan, *, first: bool) -> None:
