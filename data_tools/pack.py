@@ -129,40 +129,39 @@ class Packed:
 
 
 def pack_silo(job: Job) -> Packed:
-    """Write one silo file; pixels of one batch are in memory at a time.
+    """Write one silo file; the names of all its pictures are in memory, and the pixels of one batch at a time.
 
     Raises
     ------
     SchemaError
         A picture cannot be read, a split is empty, or the file cannot be written.
     """
-    counts = dict.fromkeys(SPLITS, 0)
-    writers: set[str] = set()
-    for split in counts:
-        for picture in _listing(job, split):
-            counts[split] += 1
-            writers.add(picture.writer)
-    for split, count in counts.items():
-        if not count and not (split == "test" and job.allow_empty_test):
+    listings = {split: _listing(job, split) for split in SPLITS}
+    for split, listing in listings.items():
+        if not listing and not (split == "test" and job.allow_empty_test):
             hint = "; --allow-empty-test lets it pass" if split == "test" else ""
             folders = ", ".join(job.folders[:3]) + (", …" if len(job.folders) > 3 else "")
             raise SchemaError(f"empty silo {job.name} ({folders}): found no {split} picture, expected at least 1{hint}")
-    order = tuple(sorted(writers))
+    order = tuple(sorted({picture.writer for listing in listings.values() for picture in listing}))
     keys: dict[SplitName, list[NDArray[np.uint64]]] = {split: [] for split in SPLITS}
-    splits = {split: SplitStream(counts[split], _batches(job, split, order, keys[split])) for split in counts}
+    splits = {
+        split: SplitStream(len(listing), _batches(job, listing, order, keys[split])) for split, listing in listings.items()
+    }
     info = write_silo(job.path, job.name, order, job.layout, splits)
-    train, test = (np.concatenate([np.empty(0, np.uint64), *keys[split]]) for split in counts)
+    train, test = (np.concatenate([np.empty(0, np.uint64), *keys[split]]) for split in SPLITS)
     return Packed(info, train, test)
 
 
-def _listing(job: Job, split: SplitName) -> Iterator[Picture]:
-    return itertools.chain.from_iterable(job.source.pictures(folder, split) for folder in job.folders)
+def _listing(job: Job, split: SplitName) -> list[Picture]:
+    return list(itertools.chain.from_iterable(job.source.pictures(folder, split) for folder in job.folders))
 
 
-def _batches(job: Job, split: SplitName, writers: tuple[str, ...], keys: list[NDArray[np.uint64]]) -> Iterator[Batch]:
+def _batches(
+    job: Job, listing: Sequence[Picture], writers: tuple[str, ...], keys: list[NDArray[np.uint64]]
+) -> Iterator[Batch]:
     place = {writer: index for index, writer in enumerate(writers)}
-    listing = _listing(job, split)
-    while chunk := list(itertools.islice(listing, BATCH)):
+    for start in range(0, len(listing), BATCH):
+        chunk = listing[start : start + BATCH]
         images = np.stack([_pixels(job, picture) for picture in chunk])
         keys.append(image_keys(images))
         labels = np.array([picture.label for picture in chunk], np.int32)

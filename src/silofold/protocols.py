@@ -20,7 +20,7 @@ class Cohort(Protocol):
     """Chooses the silos that train in a round."""
 
     def draw(self, silos: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """Choose among the silos that are ready.
+        """Choose among the silos that are ready, by what is given alone: a round may be drawn more than once.
 
         Parameters
         ----------

@@ -118,6 +118,19 @@ def test_signals_end_a_job_in_order(tiny: Path, recipe: Path, tmp_path: Path) ->
         assert "stopped as asked" in ended.out
 
 
+def test_a_signal_while_the_job_starts_is_not_lost(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with launched(recipe, tiny, out) as process:
+        until(lambda: (out / ".lock").exists() or any(out.glob("*lock*")))
+        process.send_signal(signal.SIGUSR1)
+        ended = mpirun.wait(process, 90)
+    assert ended.code == 0, ended
+    assert "stopped as asked: 0 rounds" in ended.out
+    resumed = mpirun.on_ranks(3, ["-m", "silofold", "train", "--resume", str(out), "--set", "rounds.count=2"])
+    assert resumed.code == 0, resumed
+    assert len(rounds(out)) == 2
+
+
 def test_stop_at_once(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     """Each full batch sleeps a second: a round takes long, and is lost."""
     out = tmp_path / "run"

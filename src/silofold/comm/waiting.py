@@ -29,7 +29,12 @@ class Timeout(Exception):  # noqa: N818  (it is no fault by itself: the caller d
     """The deadline of a wait has passed."""
 
 
-def until(happened: Callable[[], bool], deadline: float) -> None:
+def until(
+    happened: Callable[[], bool],
+    deadline: float,
+    rest: Callable[[float], bool | None] = time.sleep,
+    longest: float = LONGEST_SLEEP,
+) -> None:
     """Wait until something has happened.
 
     Parameters
@@ -38,6 +43,10 @@ def until(happened: Callable[[], bool], deadline: float) -> None:
         Asked again and again, with growing sleeps of 20 µs to 1 ms in between, and up to 20 ms in a wait of many seconds.
     deadline
         On the clock of `time.monotonic`, seconds.
+    rest
+        Sleeps so many seconds, or less and says that there is something to look at.
+    longest
+        Longest sleep of a short wait, seconds.
 
     Raises
     ------
@@ -49,8 +58,10 @@ def until(happened: Callable[[], bool], deadline: float) -> None:
         now = time.monotonic()
         if now >= deadline:
             raise Timeout
-        time.sleep(pause)
-        pause = min(pause * GROWTH, max(LONGEST_SLEEP, min(PATIENCE * (now - begin), IDLE_SLEEP)))
+        if rest(pause):
+            pause = FIRST_SLEEP
+        else:
+            pause = min(pause * GROWTH, max(longest, min(PATIENCE * (now - begin), IDLE_SLEEP)))
 
 
 def complete(requests: Iterable[MPI.Request], deadline: float, flying: deque[MPI.Request] | None = None) -> None:

@@ -23,7 +23,7 @@ import mpi4py
 import numpy as np
 
 from silofold import messages
-from silofold.comm import failures, waiting
+from silofold.comm import bell, failures, waiting
 from silofold.errors import RequeueError, SilofoldError, TopologyError
 
 if TYPE_CHECKING:
@@ -73,9 +73,14 @@ class World:
         """Whether a rank died or a collective broke: the library's own farewell may then wait for ever."""
         self.places: list[tuple[str, int]] = []
         """Host and process of each rank."""
-        for answer in self.gather(f"{socket.gethostname()} {os.getpid()}".encode()):
-            host, _, pid = answer.decode().partition(" ")
+        self._bell, names = bell.Bell(), []
+        for answer in self.gather(f"{socket.gethostname()} {os.getpid()} {self._bell.name.hex()}".encode()):
+            host, pid, name = answer.decode().split(" ")
             self.places.append((host, int(pid)))
+            names.append(bytes.fromhex(name))
+        beside = [host == self.places[self.rank][0] for host, _ in self.places]
+        self._bell.connect([name if near else b"" for name, near in zip(names, beside, strict=True)])
+        self._longest_sleep = waiting.IDLE_SLEEP if all(beside) and all(names) else waiting.LONGEST_SLEEP
 
     @property
     def living(self) -> list[int]:
@@ -97,6 +102,7 @@ class World:
         self._leaving = [entry for entry in self._leaving if not self._is_over(entry[0])]
         with self._tolerating(MPI.Exception):
             self._leaving.append((self.comm.Isend(data, dest=to, tag=CONTROL), data))
+        self._bell.ring(to)
 
     def poll(self) -> tuple[int, messages.AnyMessage] | None:
         """Return the next message that has arrived whole, with its sender, or a death, or none."""
@@ -123,7 +129,11 @@ class World:
 
         status = MPI.Status()
         with self._tolerating(MPI.Exception):
-            while (envelope := self.comm.Improbe(MPI.ANY_SOURCE, CONTROL, status)) is not None:
+            # Open MPI answers first and looks into its queues then: what has just arrived is found by the second probe
+            while (
+                envelope := self.comm.Improbe(MPI.ANY_SOURCE, CONTROL, status)
+                or self.comm.Improbe(MPI.ANY_SOURCE, CONTROL, status)
+            ) is not None:
                 buffer = bytearray(status.Get_count(MPI.BYTE))
                 self._arriving.append((status.Get_source(), envelope.Irecv([buffer, MPI.BYTE]), buffer))
 
@@ -170,7 +180,7 @@ class World:
                 heard.append(found)
             return found is not None
 
-        waiting.until(arrived, deadline)
+        waiting.until(arrived, deadline, self._bell.rest, self._longest_sleep)
         return heard[0]
 
     def flush(self, seconds: float) -> None:
@@ -229,6 +239,7 @@ class World:
             return self
         from mpi4py import MPI  # noqa: PLC0415  (as above)
 
+        self._bell.close()
         return World(MPI.Intracomm(self.comm.Split(0, order.index(self.rank))))
 
     def among(self, ranks: Sequence[int], generation: int, seconds: float) -> World:
@@ -242,6 +253,7 @@ class World:
         comm = self.weave(ranks, 0, generation, 1, seconds)
         if comm is None:
             raise RequeueError("another rank died while the survivors regrouped; resume the run")
+        self._bell.close()
         world = World(comm)
         world.troubled = True
         return world

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -306,16 +307,31 @@ def read_split(folder: Path, silo: SiloInfo, split: SplitName, manifest: Manifes
             fault = next(_header_faults(file, split, silo, manifest), None)
             if fault is not None:
                 raise SchemaError(f"{path}: {fault}")
-            images, labels, writer = (file[split][name][...] for name in _DTYPES)
+            tally = _Tally(len(manifest.classes))
+            images = _read_images(file[split]["images"], tally)
+            labels, writer = (file[split][name][...] for name in ("labels", "writer"))
     except _READ_FAULTS as error:
         raise SchemaError(f"{path}: {_one_line(error)}") from error
-    tally = _Tally(len(manifest.classes))
-    tally.see_images(images)
     tally.see_labels(labels, writer)
     fault = next(tally.faults(info, len(silo.writers)), None)
     if fault is not None:
         raise SchemaError(f"{path}: {split}: {fault}")
     return Split(images, labels.astype(np.int64), writer)
+
+
+def _read_images(dataset: h5py.Dataset, tally: _Tally) -> NDArray[np.uint8]:
+    """Read the pictures of a split; what is there is hashed while more is read, by another thread where it is worth one."""
+    images = np.empty(dataset.shape, np.uint8)
+    spans = list(_spans(dataset))
+    if len(spans) == 1:
+        dataset.read_direct(images)
+        tally.see_images(images)
+        return images
+    with ThreadPoolExecutor(1) as hasher:
+        for span in spans:
+            dataset.read_direct(images, span, span)
+            hasher.submit(tally.see_images, images[span])
+    return images
 
 
 def folder_faults(folder: Path) -> list[str]:
@@ -420,9 +436,12 @@ def _file_faults(path: Path, silo: SiloInfo, manifest: Manifest) -> list[str]:
 
 
 def _blocks(images: h5py.Dataset) -> Iterator[NDArray[np.uint8]]:
+    return (images[span] for span in _spans(images))
+
+
+def _spans(images: h5py.Dataset) -> Iterator[slice]:
     rows = max(1, _BLOCK_BYTES // max(1, int(np.prod(images.shape[1:]))))
-    for start in range(0, len(images), rows):
-        yield images[start : start + rows]
+    return (slice(start, min(start + rows, len(images))) for start in range(0, len(images), rows))
 
 
 class _Tally:

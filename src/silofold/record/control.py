@@ -106,7 +106,7 @@ def ask_scale(folder: RunFolder, change: int) -> None:
 
 def _ask(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         rundir.write_atomically(path, text.encode())
     except OSError as fault:
         raise RunFolderError(f"{path}: cannot be written: {fault.strerror}") from None

@@ -132,6 +132,8 @@ class Scheduler:
         self._asked_scale = 0
         self.started = time.time()
         """When the rounds began, seconds since 1970."""
+        self._born = self.started - machine.age()
+        """When this process began: what was asked before is left over from a job that died."""
         self._allocation_end = machine.allocation_end()
         self.ending: tuple[int, str] | None = None
         """Exit code and story of an end before the last round."""
@@ -170,7 +172,8 @@ class Scheduler:
             )
         self._mind_the_end()
         last = self._is_over()
-        cohort = [] if last else self._draw(silos)
+        cohort = [] if last else self._draw(silos, self._number)
+        foresees = self._job.settings.data.memory and not last and not self._job.script
         here = {silo for rank in present for silo in self._roster.silos_of(rank)}
         carried = self._carried(set(range(len(self._job.data.silos))) - here)
         plan = Plan(
@@ -178,6 +181,7 @@ class Scheduler:
             members=Members(tuple(present), self._epoch, self._world.losses),
             hosted=(),
             cohort=tuple(cohort),
+            upcoming=tuple(self._draw(silos, self._number + 1)) if foresees else (),
             total_weight=sum(self._job.strategy.weight(self._job.examples[silo]) for silo in cohort),
             window=rounds.update_window,
             evaluate=self._number > 1 and (last or (self._number - 1) % rounds.evaluate_every == 0),
@@ -340,7 +344,7 @@ class Scheduler:
             The job is to end in the middle of its round.
         """
         self._next_look = now + LOOK_EVERY
-        asked = control.take_requests(self._job.folder, self.started)
+        asked = control.take_requests(self._job.folder, self._born)
         if asked.stop == "now":
             raise StopNow
         if asked.stop:
@@ -561,10 +565,10 @@ class Scheduler:
     def _burden(self, rank: int) -> int:
         return sum(self._job.examples[silo] for silo in self._roster.silos_of(rank))
 
-    def _draw(self, silos: list[int]) -> list[int]:
+    def _draw(self, silos: list[int], number: int) -> list[int]:
         if self._job.script:
-            return self._job.script[self._number].accepted
-        return self._cohort.draw(silos, seeds.generator(self._job.settings.seed, "cohort", self._number))
+            return self._job.script[number].accepted
+        return self._cohort.draw(silos, seeds.generator(self._job.settings.seed, "cohort", number))
 
     def _checkpoint_due(self, *, last: bool, complete: bool) -> bool:
         """Whether the arriving model is saved: not twice, and later while a silo's kept momentum is out of reach."""

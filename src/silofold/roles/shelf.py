@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from silofold.errors import SilofoldError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
 UNREADABLE = (SilofoldError, OSError, MemoryError)
@@ -73,10 +73,12 @@ class Shelf(Generic[S]):
         self._held[silo] = held
         return held
 
-    def in_turn(self, silos: Iterable[int]) -> Iterator[int]:
-        """Go through silos; while one is at work, the next one is read."""
+    def in_turn(self, silos: Iterable[int], then: Sequence[int] = ()) -> Iterator[int]:
+        """Go through silos; while one is at work, the next one is read, and at last the first of those that come then."""
         order = list(silos)
-        for silo, after in itertools.zip_longest(order, order[1:]):
+        for silo in set(self._coming) - set(order) if order else ():  # foreseen, and it came otherwise
+            self._coming.pop(silo).cancel()
+        for silo, after in itertools.zip_longest(order, [*order[1:], *then[:1]][: len(order)]):
             if after is not None and after not in self._held and after not in self._coming:
                 self._coming[after] = self._reader.submit(self._load, after)
             yield silo

@@ -120,7 +120,8 @@ class Worker:
         self._rows.clear()
         self._new_momenta.clear()
         cohort = [silo for silo in plan.cohort if silo in plan.hosted]
-        self._reports = tuple(self._train_silo(silo, plan) for silo in self._silos.in_turn(cohort))
+        upcoming = [silo for silo in plan.upcoming if silo in plan.hosted]
+        self._reports = tuple(self._train_silo(silo, plan) for silo in self._silos.in_turn(cohort, upcoming))
         if self._empty:
             self._sum[:] = 0
         seconds = time.perf_counter() - begin

@@ -68,5 +68,11 @@ def test_the_lock_tells_whether_a_job_lives(tmp_path: Path) -> None:
     assert control.is_running(folder)
     folder.release()
     assert not control.is_running(folder)
+
+
+def test_a_wish_that_cannot_be_left_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="cannot be written"):
-        control.ask_stop(RunFolder(tmp_path / "no" / "such"), now=False)
+        control.ask_stop(RunFolder(tmp_path / "file" / "run"), now=False)
+    control.ask_stop(RunFolder(tmp_path / "not" / "yet"), now=False)  # a signal may come before the run folder is made
+    assert control.take_requests(RunFolder(tmp_path / "not" / "yet"), time.time() - 5).stop == "round"

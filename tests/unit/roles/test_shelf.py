@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import pytest
@@ -76,3 +77,19 @@ def test_a_fault_is_told_where_the_silo_is_used() -> None:
     assert [shelf.take(silo) for silo in order if silo == 1] == [Box(1)]
     with pytest.raises(SchemaError, match="silo_0009"):
         shelf.take(9)
+
+
+def test_the_first_one_of_what_comes_then_is_read_ahead_and_let_go_if_it_does_not_come() -> None:
+    store = Store()
+    shelf: Shelf[Box] = Shelf(store.load, 100)
+    shelf.host((1, 2, 3, 4))
+    assert [shelf.take(silo) for silo in shelf.in_turn((1,), (3, 4))] == [Box(1)]
+    assert not list(shelf.in_turn(()))  # a step without work in between
+    assert [shelf.take(silo) for silo in shelf.in_turn((3,), (4,))] == [Box(3)]
+    assert store.read.count(3) == 1
+    deadline = time.monotonic() + 10
+    while 4 not in store.read:  # by another thread
+        assert time.monotonic() < deadline
+    assert [shelf.take(silo) for silo in shelf.in_turn((2,))] == [Box(2)]
+    assert [shelf.take(silo) for silo in shelf.in_turn((4,))] == [Box(4)]
+    assert store.read.count(4) == 2
