@@ -5,12 +5,9 @@ Read from Linux and from the variables of SLURM; it knows nothing of MPI, torch 
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
-import platform
 import socket
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +16,6 @@ if TYPE_CHECKING:
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
-SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
-"""Number of the system call; the C library has no function for it before glibc 2.41."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""As glibc's malloc.h numbers them."""
 _NO_LIMIT = 2**60
 """What cgroups of version 1 say where there is no limit is some number above this."""
 
@@ -74,26 +67,6 @@ def age(proc: Path = PROC) -> float:
     """Tell how many seconds ago this process was started."""
     started = int(_read(proc / "self" / "stat").rpartition(") ")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     return float(_read(proc / "uptime").split()[0]) - started
-
-
-def ask_for_slices(seconds: float) -> None:
-    """Ask the kernel for time slices of so many seconds, or with 0 for the usual ones; Linux before 6.12 does not care."""
-    number = SCHED_SETATTR.get(platform.machine())
-    if number and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        nice = os.getpriority(os.PRIO_PROCESS, 0)
-        attributes = struct.pack("IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, int(seconds * 1e9), 0, 0)
-        ctypes.CDLL(None).syscall(number, 0, attributes, 0)
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what a training step frees: the next one needs as much.
-
-    Given back to the system and asked for again, each page is cleared and mapped anew in every step, and processes that do
-    so side by side slow each other down. What is larger than 32 MiB comes and goes as before.
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-        mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
 
 
 def gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> list[str]:

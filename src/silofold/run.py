@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from silofold.training.flat import FlatModel
 
 logger = logging.getLogger(__name__)
-START_SLICE = 0.1
-"""Seconds that a rank may go on importing before another rank takes its core: by turns, they push each other out of its
-caches. In the rounds, who is waited for shall have the core at once."""
 Trainee: TypeAlias = "tuple[FlatModel, Shelf[Silo], dict[str, str]]"
 """What a rank that trains has: the model, its silos, and the device in words."""
 Inputs: TypeAlias = tuple[config.Settings, silos.Manifest, list[Summary]]
@@ -107,7 +104,6 @@ def train(request: Request) -> int:
         Exit code of this rank: 0 on success, 2 on bad input, 75 if the run can be resumed.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # mpirun hands it to every rank; it is for the scheduler
-    machine.ask_for_slices(START_SLICE)
     try:
         world = worlds.connect()
     except SilofoldError as fault:
@@ -284,7 +280,6 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     with world.together():
         role = _make_role(world, job, request, beginning, slices, node, trainee, people)
     fabrics = Fabrics(world, layout, slices, node, settings.rounds.start_window)
-    machine.ask_for_slices(0)
     logger.info("ready after %.1f s", time.time() - began)
     if world.rank == 0:
         _introduce(job, slices[-1].stop, people)
@@ -417,7 +412,6 @@ def _check_same(job: Job, *, exact: bool = True) -> None:
 
 def _host(world: World, job: Job) -> Trainee:
     """Build the model and read the silos of a worker."""
-    machine.keep_freed_memory()
     gc.disable()  # torch makes hundreds of thousands of objects that stay: looking for garbage among them is for nothing
     from silofold.roles.worker import Silo  # noqa: PLC0415  (torch: on workers alone)
     from silofold.training import build, device, local  # noqa: PLC0415

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -77,31 +75,3 @@ def test_gpus(tmp_path: Path) -> None:
     assert machine.gpus({}, tmp_path) == ["0", "1"]
     assert machine.gpus({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == ["1"]
     assert machine.gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
-
-
-def test_slices_leave_nice_and_policy_alone() -> None:
-    before = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
-    machine.ask_for_slices(0.1)
-    machine.ask_for_slices(0)
-    assert (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)) == before
-
-
-def test_freed_memory_is_kept() -> None:
-    """In a process of its own: the next block of 8 MiB needs no new pages."""
-    program = """
-import ctypes, resource
-from silofold import machine
-machine.keep_freed_memory()
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-def block():
-    at = libc.malloc(2**23)
-    ctypes.memset(at, 1, 2**23)
-    libc.free(at)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-block()
-before = block()
-print(block() - before)
-"""
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True).stdout
-    assert int(told) < 100
