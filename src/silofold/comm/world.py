@@ -57,10 +57,11 @@ class World:
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
-        self.comm = comm.Dup()
-        # Open MPI makes group communicators by messages with the caller's tag on the parent: on the communicator of the
-        # control messages, a probe would take one of them for a control message
-        self.nursery = comm.Dup()
+        with _in_time(comm):
+            self.comm = comm.Dup()
+            # Open MPI makes group communicators by messages with the caller's tag on the parent: on the communicator of the
+            # control messages, a probe would take one of them for a control message
+            self.nursery = comm.Dup()
         self.rank: int = self.comm.Get_rank()
         self.size: int = self.comm.Get_size()
         self._leaving: list[tuple[MPI.Request, bytes]] = []
@@ -240,7 +241,9 @@ class World:
         from mpi4py import MPI  # noqa: PLC0415  (as above)
 
         self._bell.close()
-        return World(MPI.Intracomm(self.comm.Split(0, order.index(self.rank))))
+        with _in_time(self.comm):
+            comm = MPI.Intracomm(self.comm.Split(0, order.index(self.rank)))
+        return World(comm)
 
     def among(self, ranks: Sequence[int], generation: int, seconds: float) -> World:
         """Make the world of these ranks, numbered in this order, out of what is left of this one.
@@ -387,6 +390,12 @@ class World:
     def end_job(self) -> None:
         """End all ranks, resumably: what a watchdog does."""
         self.abort(RequeueError.exit_code)
+
+
+def _in_time(comm: MPI.Intracomm) -> contextlib.AbstractContextManager[None]:
+    """Run a call of the library that waits for all ranks and has no deadline; when it takes too long, end the job."""
+    words = f"silofold: rank {comm.Get_rank()} waited {START_WINDOW:.0f} s for the others: some rank hangs or died\n"
+    return failures.watchdog(START_WINDOW, words, lambda: comm.Abort(RequeueError.exit_code))
 
 
 def _chunks(array: NDArray[np.float32]) -> list[NDArray[np.float32]]:
