@@ -2,9 +2,10 @@
 
 A federation of 1 scheduler, some servers and 7 workers moves models of made-up size; every worker "trains" by adding 1/2 to
 each parameter. Planes: ``shared`` is the memory that ranks of a node share, ``collectives`` what ranks of different nodes
-use. ``copy`` copies the same bytes in the same processes and adds nothing up. ``bare`` is two forked processes and pipes,
-without any framework (R2). Prints milliseconds a round (median, and least), the ratio of the medians to ``copy``, the
-largest memory that all ranks had together as a multiple of the model, and one JSON object.
+use. ``copy_exact`` and ``copy_float32`` copy the bytes of ``exact`` and ``float32`` in the same processes and add nothing
+up. ``bare`` is two forked processes and pipes, without any framework (R2). Prints milliseconds a round (median, and
+least), the ratio of the medians to that of the copy, the largest memory that all ranks had together as a multiple of the
+model, and one JSON object.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 EXAMPLES: Final = 100
 MOVE: Final = np.float32(0.5)
-MODES: Final = ("exact", "float32", "copy", "bare")
+COPIES: Final = {"exact": "copy_exact", "float32": "copy_float32"}
+MODES: Final = (*COPIES, *COPIES.values(), "bare")
 
 
 def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: int, out: Path) -> None:
@@ -49,7 +51,7 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     world = worlds.connect()
     layout, slices = Layout(world.size, servers), shard_slices(parameters, servers)
     labels = [host for host, _ in world.places] if plane == "shared" else None
-    kind = np.int64 if mode == "exact" else np.float32
+    kind, copies = np.int64 if mode.endswith("exact") else np.float32, mode in COPIES.values()
     node = Node(world, layout, parameters, np.float32, kind, labels)
     fabrics = Fabrics(world, layout, slices, node, 60)
     role, index = layout.role(world.rank)
@@ -59,7 +61,7 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     members = Members(tuple(layout.worker_ranks), 0, 0)
     total = np.empty(0, kind)
     if role == "server":
-        lent = mode != "copy" and node.holds((*layout.server_ranks, *members.workers))
+        lent = not copies and node.holds((*layout.server_ranks, *members.workers))
         total = node.lend(members.workers[0], span) if lent else np.zeros(span.stop - span.start, kind)
     examples = EXAMPLES * len(layout.worker_ranks)
     step = server_step(len(total), len(layout.worker_ranks)) if role == "server" else None
@@ -71,16 +73,16 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
         if role == "worker":
             train(vector, weights, node, mode, examples)
         meet(world)
-        if mode == "copy":
+        if copies:
             for rank in layout.worker_ranks if role == "server" else ():
                 node.add(total, span, [rank])
         else:
             expect_whole(fabrics.among(members).collect(total if role == "server" else node.room, None, 60))
-        if step and mode != "copy":
+        if step and not copies:
             step(vector, total)
         meet(world)
         seconds.append(time.perf_counter() - begin)
-    right = mode == "copy" or role != "server" or bool((vector == np.float32(rounds * MOVE)).all())
+    right = copies or role != "server" or bool((vector == np.float32(rounds * MOVE)).all())
     answers = world.gather(b"right" if right else b"wrong")
     if world.rank == 0:
         if b"wrong" in answers:
@@ -103,8 +105,9 @@ def server_step(size: int, workers: int) -> Callable[[NDArray[np.float32], NDArr
 def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node, mode: str, examples: int) -> None:
     """Move the model and leave the weighted update in the room."""
     np.copyto(weights, vector)
-    if mode == "copy":
-        np.copyto(node.room, weights)
+    if mode in COPIES.values():
+        for part in node.room.view(np.float32).reshape(-1, len(weights)):
+            np.copyto(part, weights)
         return
     weights += MOVE
     weights -= vector
@@ -222,8 +225,8 @@ def main() -> None:
     given = parser.parse_args()
     jobs = [("bare", "-", 0)] * ("bare" in given.modes)
     for servers in given.servers:
-        jobs += [(mode, plane, servers) for mode in given.modes if mode not in {"bare", "copy"} for plane in given.planes]
-        jobs += [("copy", "shared", servers)] * ("copy" in given.modes)
+        jobs += [(mode, plane, servers) for mode in given.modes if mode in COPIES for plane in given.planes]
+        jobs += [(mode, "shared", servers) for mode in given.modes if mode in COPIES.values()]
     rows = []
     for parameters in given.parameters:
         runs: dict[tuple[str, str, int], list[dict[str, Any]]] = {job: [] for job in jobs}
@@ -250,9 +253,10 @@ def main() -> None:
                 "milliseconds": each,
                 "least": least,
             }
-            row |= {"over_copy": each / milliseconds.get(("copy", "shared", count), np.nan), "models_of_memory": models}
+            copied = milliseconds.get((COPIES.get(mode, ""), "shared", count), np.nan)
+            row |= {"over_copy": each / copied, "models_of_memory": models}
             rows.append(row)
-            print("  ".join(f"{value:.4g}" if isinstance(value, float) else f"{value!s:>11}" for value in row.values()))
+            print("  ".join(f"{value:.4g}" if isinstance(value, float) else f"{value!s:>12}" for value in row.values()))
             sys.stdout.flush()
     print(json.dumps(rows))
 

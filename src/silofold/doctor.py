@@ -447,7 +447,7 @@ def judge_ranks(people: Sequence[Person], settings: config.Settings) -> Iterator
             )
         if settings.device == "cuda" and not found.granted:
             yield fail(f'device = "cuda", and node {node} gives no GPU', "sbatch --gpus-per-node, see slurm/gpu.sbatch")
-        if broken := next((people[rank].mpi.window for rank in ranks if people[rank].mpi.window), ""):
+        if broken := next((people[rank].mpi.sharing for rank in ranks if people[rank].mpi.sharing), ""):
             yield warn(f"node {node}: ranks cannot share memory: {broken}", "free /dev/shm there; runs go on by messages")
     yield from _judge_differences(people, nodes)
     slowest = max(people, key=lambda person: person.started)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
 MPI = MpiFacts(
-    library="Open MPI", standard=(3, 1), threads="multiple", survives=True, cuda_aware=False, beside=1, window="", clock=5.0
+    library="Open MPI", standard=(3, 1), threads="multiple", survives=True, cuda_aware=False, beside=1, sharing="", clock=5.0
 )
 PERSON = doctor.Person(
     node="n1", cores="0-1", started=2.0, versions="1", instructions="avx2", folder=True, missing=[], gpus=0, granted=[],
@@ -105,8 +105,8 @@ def test_ranks_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock[1].startswith("the clocks of the nodes are 60 s apart")
     (slow,) = judged({}, {}, {"started": 40.0})
     assert slow[1] == "start-up takes 40.0 s on the slowest rank (n1)"
-    (window,) = judged({"mpi": msgspec.structs.replace(MPI, window="no room")}, {}, {})
-    assert window == ("warn", "node n1: ranks cannot share memory: no room")
+    (sharing,) = judged({"mpi": msgspec.structs.replace(MPI, sharing="no room")}, {}, {})
+    assert sharing == ("warn", "node n1: ranks cannot share memory: no room")
     (old,) = judged({"mpi": msgspec.structs.replace(MPI, standard=(2, 2))}, {}, {})
     assert old[0] == "fail"
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")

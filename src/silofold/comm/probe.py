@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from silofold.comm import waiting
+from silofold.comm import waiting, window
 from silofold.comm import world as worlds
 
 if TYPE_CHECKING:
     from mpi4py import MPI
-    from numpy.typing import NDArray
 
     from silofold.comm.world import World
 
 THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
-WINDOW_BYTES = 2**20
+SHARED_BYTES = 2**20
 FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"
 """What Open MPI's launcher says to ranks that it started with ``--with-ft ulfm``."""
 PATIENCE = 20.0
@@ -39,7 +38,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     cuda_aware: bool
     beside: int
     """Ranks that share memory with this one, as MPI sees it."""
-    window: str
+    sharing: str
     """What went wrong when the ranks of this node shared memory; empty if nothing did."""
     clock: float
     """Seconds since the epoch, right after all ranks met."""
@@ -67,39 +66,23 @@ def look(world: World) -> Facts:
         survives=MPI.get_vendor()[0] == "Open MPI" and os.environ.get(FAULT_TOLERANT, "") in {"1", "true"},
         cuda_aware=_cuda_aware(),
         beside=node.Get_size(),
-        window=problem,
+        sharing=problem,
         clock=time.time(),
     )
 
 
 def _share(node: MPI.Intracomm) -> str:
-    """Write into memory that the ranks of a node share, and read what the neighbour wrote."""
-    from mpi4py import MPI  # noqa: PLC0415  (as above)
-
+    """Write into memory that the ranks of a node share, as a run does, and read what the neighbour wrote."""
     rank, size = node.Get_rank(), node.Get_size()
-    try:
-        window = MPI.Win.Allocate_shared(WINDOW_BYTES, 1, comm=node)
-    except MPI.Exception as fault:
-        return f"no window: {fault.Get_error_string()}"
-    try:
-        mine = _bytes(window, rank)
-        mine[:] = rank % 251
-        window.Sync()
-        waiting.complete([node.Ibarrier()], time.monotonic() + PATIENCE)
-        neighbour = (rank + 1) % size
-        window.Sync()
-        theirs = _bytes(window, neighbour)
-        wrong = int(np.count_nonzero(theirs != neighbour % 251))
-        waiting.complete([node.Ibarrier()], time.monotonic() + PATIENCE)
-    finally:
-        window.Free()
-    return f"{wrong} of {WINDOW_BYTES} bytes of a neighbour arrived wrong" if wrong else ""
-
-
-def _bytes(window: MPI.Win, rank: int) -> NDArray[np.uint8]:
-    """View what a rank of the node has in a shared window."""
-    memory: memoryview = window.Shared_query(rank)[0]  # type: ignore[assignment]  # mpi4py's buffer is one
-    return np.frombuffer(memory, np.uint8)
+    memory = window.map_memory(node, size * SHARED_BYTES, [(rank * SHARED_BYTES, SHARED_BYTES)])
+    if memory is None:
+        return f"no file of {size * SHARED_BYTES} bytes can be mapped in {window.MEMORY}"
+    parts = memory.reshape(size, SHARED_BYTES)
+    parts[rank] = rank % 251
+    waiting.complete([node.Ibarrier()], time.monotonic() + PATIENCE)
+    neighbour = (rank + 1) % size
+    wrong = int(np.count_nonzero(parts[neighbour] != neighbour % 251))
+    return f"{wrong} of {SHARED_BYTES} bytes of a neighbour arrived wrong" if wrong else ""
 
 
 def _cuda_aware() -> bool:

@@ -109,7 +109,7 @@ class Node:
         starts = [0, *itertools.accumulate(PAGE * -(-width // PAGE) for width in widths)]
         mine: tuple[int, ...] = (0, 1) if world.rank == ranks[0] else ()
         mine += tuple(2 + place for place, rank in enumerate(workers) if rank == world.rank)
-        memory = _map(comm, starts[-1], [(starts[place], widths[place]) for place in mine]) if len(ranks) > 1 else None
+        memory = map_memory(comm, starts[-1], [(starts[place], widths[place]) for place in mine]) if len(ranks) > 1 else None
         comm.Free()
         if memory is None:
             return
@@ -178,11 +178,25 @@ class Node:
             pass
 
 
-def _map(comm: MPI.Intracomm, size: int, mine: Sequence[tuple[int, int]]) -> NDArray[np.uint8] | None:
+def map_memory(comm: MPI.Intracomm, size: int, mine: Sequence[tuple[int, int]]) -> NDArray[np.uint8] | None:
     """Map a file without a name into all of these ranks; each sets its own parts aside, on its own memory bank.
 
     Not an MPI window: Open MPI has none that it has tested for what comes after a failure, and a window that outgrows the
     memory ends in a bus error, where setting it aside ends in an answer.
+
+    Parameters
+    ----------
+    comm
+        Ranks of one node, all of which call this.
+    size
+        Bytes of the file.
+    mine
+        Start and width of each part that this rank sets aside, bytes.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        (size,) uint8, zeroed; None if a rank could not map it or set its parts aside.
     """
     name = np.frombuffer(f"{secrets.token_hex(16)}".encode(), np.uint8).copy()
     comm.Bcast(name)
