@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
@@ -411,40 +412,45 @@ def _check_same(job: Job, *, exact: bool = True) -> None:
 
 
 def _host(world: World, job: Job) -> Trainee:
-    """Build the model and read the silos of a worker."""
-    gc.disable()  # torch makes hundreds of thousands of objects that stay: looking for garbage among them is for nothing
-    from silofold.roles.worker import Silo  # noqa: PLC0415  (torch: on workers alone)
-    from silofold.training import build, device, local  # noqa: PLC0415
+    """Build the model and read the silos of a worker: most of the reading is done while torch is imported."""
+    folder, limit = Path(job.settings.data.folder), 10**6 * job.settings.data.memory
+    hosted = job.hosted().get(world.rank, ())
 
-    gc.freeze()
-    gc.enable()
+    def read(index: int) -> list[silos.Split]:
+        return [silos.read_split(folder, job.data.silos[index], split, job.data) for split in silos.SPLITS]
 
-    hosts = [host for host, _ in world.places]
-    trainees = (*job.layout.worker_ranks, *job.layout.standby_ranks)
-    beside = [rank for rank in trainees if hosts[rank] == hosts[world.rank]]
-    place = device.choose(job.settings.device, beside.index(world.rank), job.settings.local.threads)
-    model = build.build(
-        job.settings.model,
-        job.data.classes,
-        job.data.image_shape,
-        job.settings.seed,
-        place,
-        compiled=job.settings.local.compile,
-    )
+    with ThreadPoolExecutor(1) as reader:
+        ahead = {} if limit else {index: reader.submit(read, index) for index in hosted}
+        gc.disable()  # torch makes hundreds of thousands of objects that stay: looking for garbage among them is for nothing
+        from silofold.roles.worker import Silo  # noqa: PLC0415  (torch: on workers alone)
+        from silofold.training import build, device, local  # noqa: PLC0415
 
-    def load(index: int) -> Silo:
-        info = job.data.silos[index]
-        folder = Path(job.settings.data.folder)
-        parts = [silos.read_split(folder, info, split, job.data) for split in silos.SPLITS]
-        return Silo(*(local.load(part.images, part.labels, place) for part in parts))
+        gc.freeze()
+        gc.enable()
 
-    limit = 10**6 * job.settings.data.memory
-    shelf: Shelf[Silo] = Shelf(load, limit)
-    for index in job.hosted().get(world.rank, ()):
-        if limit:
-            silos.check_presence(Path(job.settings.data.folder) / job.data.silos[index].file)
-        else:
-            shelf.take(index)
+        hosts = [host for host, _ in world.places]
+        trainees = (*job.layout.worker_ranks, *job.layout.standby_ranks)
+        beside = [rank for rank in trainees if hosts[rank] == hosts[world.rank]]
+        place = device.choose(job.settings.device, beside.index(world.rank), job.settings.local.threads)
+        model = build.build(
+            job.settings.model,
+            job.data.classes,
+            job.data.image_shape,
+            job.settings.seed,
+            place,
+            compiled=job.settings.local.compile,
+        )
+
+        def load(index: int) -> Silo:
+            parts = ahead.pop(index).result() if index in ahead else read(index)
+            return Silo(*(local.load(part.images, part.labels, place) for part in parts))
+
+        shelf: Shelf[Silo] = Shelf(load, limit)
+        for index in hosted:
+            if limit:
+                silos.check_presence(folder / job.data.silos[index].file)
+            else:
+                shelf.take(index)
     return model, shelf, device.describe(place)
 
 
