@@ -93,7 +93,7 @@ def judge(
     # an error in silofold itself ends a job that does not survive it with 1: it must be seen, and still the run can go on
     resumed = code == 75 or (code == 1 and "raise" in "".join(environment.values()))
     if resumed:
-        again = launch("--resume", str(out), "--data", str(data), shape=(1, 0, 2))
+        again = launch("--resume", str(out), "--data", str(data), shape=(1, 0, 1))
         assert again.code == 0, again
     else:
         assert code == 0, ended
@@ -102,7 +102,7 @@ def judge(
     assert [entry["round"] for entry in entries] == list(range(1, len(entries) + 1))
     assert sum(not entry["void"] for entry in entries) == int(everything["rounds.count"])
     replay = mpirun.run(
-        [sys.executable, "-m", "silofold", "replay", str(out), "--out", f"{out}.replay", "--servers", "1", "--workers", "2",
+        [sys.executable, "-m", "silofold", "replay", str(out), "--out", f"{out}.replay", "--servers", "1", "--workers", "1",
          "--standby", "0"], SECONDS,
     )  # fmt: skip
     assert replay.code == 0, (replay, entries)
