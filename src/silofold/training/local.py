@@ -16,6 +16,8 @@ from torch.nn import functional
 from silofold import seeds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -98,6 +100,66 @@ def steps_per_epoch(examples: int, settings: Local) -> int:
     return examples // settings.batch_size if settings.drop_last else math.ceil(examples / settings.batch_size)
 
 
+class Step:
+    """A step of SGD with momentum on one batch; what it counts stays on the device, so that no step waits for it.
+
+    Parameters
+    ----------
+    model
+        What is trained, in place.
+    settings
+        The optimizer's settings.
+
+    Attributes
+    ----------
+    momentum : torch.Tensor
+        (T,) float32 momentum of the trainable elements, updated in place.
+    """
+
+    def __init__(self, model: FlatModel, settings: Local) -> None:
+        device = model.vector.device
+        self._model, self._settings, self.momentum = model, settings, torch.empty(0, device=device)
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    def begin(self, momentum: torch.Tensor) -> None:
+        """Take the momentum that is to be updated, and count from 0."""
+        self.momentum = momentum
+        self._loss_sum.zero_()
+        self._correct.zero_()
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Move the model by one batch of (B, C, H, W) uint8 images and (B,) int64 labels."""
+        gradient = self._model.gradient
+        with autocast(images.device, self._settings):
+            logits = self._model.module(images.to(torch.float32).div_(255))
+            loss = functional.cross_entropy(logits, labels)
+        gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            descend(self._model.trainable, gradient, self.momentum, self._settings)
+            self._loss_sum += loss * len(labels)
+            self._correct += (logits.argmax(1) == labels).sum()
+
+    def end(self) -> tuple[float, int]:
+        """Return the loss summed over the examples since `begin`, and how many of them were right."""
+        return float(self._loss_sum), int(self._correct)
+
+
+def autocast(device: torch.device, settings: Local) -> torch.autocast:
+    """Make the context of a forward pass: ``local.precision``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+
+def descend(weights: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tensor, settings: Local) -> None:
+    """Move weights by SGD, in place; arrays of one shape, (T,) or (K, T) float32. The gradient is used up."""
+    if settings.weight_decay:
+        gradient.add_(weights, alpha=settings.weight_decay)
+    if settings.momentum:
+        momentum.mul_(settings.momentum).add_(gradient)
+    weights.add_(momentum if settings.momentum else gradient, alpha=-settings.lr)
+
+
 def train(
     model: FlatModel,
     samples: Samples,
@@ -105,6 +167,7 @@ def train(
     momentum: torch.Tensor,
     rng: np.random.Generator,
     deadline: float,
+    step: Step | None = None,
 ) -> Outcome:
     """Train the model on one silo by SGD with momentum, in place.
 
@@ -122,53 +185,55 @@ def train(
         Draws the order of the examples, once an epoch.
     deadline
         On the clock of `time.monotonic`; looked at before every step.
+    step
+        A step of this model with these settings that is used again and again; none: a new one.
     """
     begin = time.perf_counter()
-    device = model.vector.device
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    examples, steps, seen = len(samples.labels), 0, 0
-    per_epoch = steps_per_epoch(examples, settings)
-    weights, gradient = model.trainable, model.gradient
+    step = step or Step(model, settings)
+    step.begin(momentum)
+    steps, seen, late = 0, 0, False
     model.module.train()
+    for images, labels in _batches(samples, settings, rng):
+        if late := time.monotonic() > deadline:
+            break
+        step(images, labels)
+        steps += 1
+        seen += len(labels)
+    loss_sum, correct = step.end()
+    return Outcome(steps, seen, loss_sum, correct, time.perf_counter() - begin, objection(loss_sum, seen, late=late))
+
+
+def _batches(samples: Samples, settings: Local, rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Go through the images and labels of every batch: one gather an epoch, of which batches are slices."""
+    examples, size = len(samples.labels), settings.batch_size
     for _ in range(settings.epochs):
-        order = torch.from_numpy(rng.permutation(examples)).to(device)
+        order = torch.from_numpy(rng.permutation(examples)).to(samples.labels.device)
         images, labels = samples.images[order], samples.labels[order]
-        for start in range(0, per_epoch * settings.batch_size, settings.batch_size):
-            if time.monotonic() > deadline:
-                return Outcome(steps, seen, float(loss_sum), int(correct), time.perf_counter() - begin, "out of time")
-            y = labels[start : start + settings.batch_size]
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                logits = model.module(images[start : start + settings.batch_size].to(torch.float32).div_(255))
-                loss = functional.cross_entropy(logits, y)
-            gradient.zero_()
-            loss.backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                if settings.weight_decay:
-                    gradient.add_(weights, alpha=settings.weight_decay)
-                if settings.momentum:
-                    momentum.mul_(settings.momentum).add_(gradient)
-                weights.add_(momentum if settings.momentum else gradient, alpha=-settings.lr)
-                loss_sum += loss * len(y)
-                correct += (logits.argmax(1) == y).sum()
-            steps += 1
-            seen += len(y)
-    total = float(loss_sum)
-    reason = "" if math.isfinite(total) else f"the loss became {total / max(seen, 1)}"
-    return Outcome(steps, seen, total, int(correct), time.perf_counter() - begin, reason)
+        for start in range(0, steps_per_epoch(examples, settings) * size, size):
+            yield images[start : start + size], labels[start : start + size]
+
+
+def objection(loss_sum: float, seen: int, *, late: bool) -> str:
+    """Say why training did not finish; empty when it did."""
+    if late:
+        return "out of time"
+    return "" if math.isfinite(loss_sum) else f"the loss became {loss_sum / max(seen, 1)}"
 
 
 def evaluate(model: FlatModel, samples: Samples) -> Scores:
     """Evaluate the model on every example of a split, in the split's order."""
-    correct, loss_sum = 0, 0.0
+    device = samples.labels.device
+    # kept on the device: a number asked for would make every batch wait for a GPU
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     model.module.eval()
     with torch.inference_mode():
         for start in range(0, len(samples.labels), EVALUATION_BATCH):
             y = samples.labels[start : start + EVALUATION_BATCH]
             logits = model.module(samples.images[start : start + EVALUATION_BATCH].to(torch.float32).div_(255))
-            correct += int((logits.argmax(1) == y).sum())
-            loss_sum += float(functional.cross_entropy(logits.double(), y, reduction="sum"))
-    return Scores(len(samples.labels), correct, loss_sum)
+            correct += (logits.argmax(1) == y).sum()
+            loss_sum += functional.cross_entropy(logits.double(), y, reduction="sum")
+    return Scores(len(samples.labels), int(correct), float(loss_sum))
 
 
 def seed_torch(seed: int, number: int, silo: int) -> None:

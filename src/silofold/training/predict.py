@@ -40,5 +40,5 @@ def log_probabilities(model: FlatModel, images: torch.Tensor) -> NDArray[np.floa
     with torch.inference_mode():
         for start in range(0, len(images), EVALUATION_BATCH):
             logits = model.module(images[start : start + EVALUATION_BATCH].to(torch.float32).div_(255))
-            parts.append(functional.log_softmax(logits.double(), 1).cpu())
-    return torch.cat(parts).numpy() if parts else np.empty((0, 1))
+            parts.append(functional.log_softmax(logits.double(), 1))
+    return torch.cat(parts).cpu().numpy() if parts else np.empty((0, 1))

@@ -252,6 +252,21 @@ def test_evaluation_against_a_plain_loop(kind: Callable[[], nn.Module], examples
     assert local.evaluate(model, data) == scores
 
 
+@pytest.mark.parametrize("kind", [dense, normalised])
+def test_evaluation_adds_up_as_python_does_batch_by_batch(kind: Callable[[], nn.Module]) -> None:
+    """Sums that stay on the device until the end have the bits of numbers that were asked for after every batch."""
+    model, data = make(kind), samples(700)
+    train(model, Local(lr=0.1))
+    correct, loss_sum = 0, 0.0
+    model.module.eval()
+    with torch.inference_mode():
+        for images, y in zip(torch.split(data.images, 256), torch.split(data.labels, 256), strict=True):
+            logits = model.module(images.float().div_(255))
+            correct += int((logits.argmax(1) == y).sum())
+            loss_sum += float(nn.functional.cross_entropy(logits.double(), y, reduction="sum"))
+    assert local.evaluate(model, data) == local.Scores(700, correct, loss_sum)
+
+
 def test_an_empty_test_split() -> None:
     empty = local.load(np.empty((0, 4, 4), np.uint8), np.empty(0, np.int64), CPU)
     assert local.evaluate(make(dense), empty) == local.Scores(0, 0, 0.0)
