@@ -60,6 +60,8 @@ def story(job: Job, slices: Sequence[slice], people: Sequence[dict[str, Any]]) -
     width, hosted = 8 if exact else 4, job.hosted()
     senders = len(hosted) if job.strategy.needs == "sum" else len(job.data.silos)
     left = rounds.count - job.counted
+    at_once = job.settings.local.side_by_side
+    beside = 3 * at_once if at_once > 1 else 0  # weights, momentum and gradient of each silo of a group
     begins = "goes on with" if job.start_round > 1 else "begins with"
     down, up, saved = (4 * parameters * len(hosted), width * parameters * senders, 4 * parameters)
     told = (
@@ -78,7 +80,7 @@ def story(job: Job, slices: Sequence[slice], people: Sequence[dict[str, Any]]) -
             length = slices[index].stop - slices[index].start
             more = (4 + width + 8) * length  # the slice, the sum that arrives, the update of it
         elif role in {"worker", "standby"}:
-            more = (4 + width + 4 + 4) * parameters  # the model before, the sum, one update, momentum
+            more = (4 + width + 4 + 4 + 4 * beside) * parameters  # the model before, the sum, one update, momentum
         silos = hosted.get(rank, ())
         images = f", {len(silos)} silos, {sum(job.examples[silo] for silo in silos):,} training images" if silos else ""
         told += (

@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from silofold.comm.world import World
     from silofold.roles.worker import Silo, Worker
     from silofold.round import Role
-    from silofold.training.flat import FlatModel
+    from silofold.training.side_by_side import Trainer
 
 logger = logging.getLogger(__name__)
-Trainee: TypeAlias = "tuple[FlatModel, Shelf[Silo], dict[str, str]]"
+Trainee: TypeAlias = "tuple[Trainer, Shelf[Silo], dict[str, str]]"
 """What a rank that trains has: the model, its silos, and the device in words."""
 Inputs: TypeAlias = tuple[config.Settings, silos.Manifest, list[Summary]]
 """What is read from disk once: settings, manifest, and the rounds that a replay follows."""
@@ -262,7 +262,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
             raise RunFolderError(f"{fault.filename}: {fault.strerror}") from None
     with world.together():
         trainee = _host(world, job) if kind in {"worker", "standby"} else None
-        parameters = trainee[0].size if trainee else 0
+        parameters = trainee[0].model.size if trainee else 0
     sizes = [int(answer) for answer in world.gather(str(parameters).encode())]
     with world.together():
         if len(set(sizes[layout.worker_ranks.start :])) != 1:
@@ -271,7 +271,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     beginning = _restore_point(world, job, request, beginning, slices)
     job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids)
     node = _node(world, job, slices[-1].stop)
-    _hand_out(world, job, trainee[0].host if trainee else None, slices, node)
+    _hand_out(world, job, trainee[0].model.host if trainee else None, slices, node)
     environment = _environment(world.places[world.rank][0], trainee)
     people = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
     if request.rehearse:
@@ -423,7 +423,7 @@ def _host(world: World, job: Job) -> Trainee:
         ahead = {} if limit else {index: reader.submit(read, index) for index in hosted}
         gc.disable()  # torch makes hundreds of thousands of objects that stay: looking for garbage among them is for nothing
         from silofold.roles.worker import Silo  # noqa: PLC0415  (torch: on workers alone)
-        from silofold.training import build, device, local  # noqa: PLC0415
+        from silofold.training import build, device, local, side_by_side  # noqa: PLC0415
 
         gc.freeze()
         gc.enable()
@@ -440,6 +440,7 @@ def _host(world: World, job: Job) -> Trainee:
             place,
             compiled=job.settings.local.compile,
         )
+        trainer = side_by_side.Trainer(model, job.settings.local, job.data.image_shape)
 
         def load(index: int) -> Silo:
             parts = ahead.pop(index).result() if index in ahead else read(index)
@@ -451,7 +452,7 @@ def _host(world: World, job: Job) -> Trainee:
                 silos.check_presence(folder / job.data.silos[index].file)
             else:
                 shelf.take(index)
-    return model, shelf, device.describe(place)
+    return trainer, shelf, device.describe(place)
 
 
 def _restore_point(world: World, job: Job, request: Request, beginning: Beginning, slices: list[slice]) -> Beginning:
@@ -539,7 +540,7 @@ def _make_role(
 
     if trainee is None:
         raise AssertionError
-    model, shelf, _ = trainee
+    trainer, shelf, _ = trainee
     momenta = {}
     if beginning.manifest:
         files = {silo: checkpoint.silo_name(silo) for silo in job.hosted().get(world.rank, ())}
@@ -548,7 +549,7 @@ def _make_role(
             for silo, name in files.items()
             if name in beginning.manifest.files
         }
-    worker: Worker = Worker(world, job, model, node.model, node.room, shelf, momenta)
+    worker: Worker = Worker(world, job, trainer, node.model, node.room, shelf, momenta)
     return worker
 
 

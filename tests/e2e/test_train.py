@@ -292,6 +292,27 @@ def test_a_silo_that_fails_costs_its_own_update(tiny: Path, recipe: Path, tmp_pa
     assert first["bytes_up"] == 0
 
 
+def test_silos_side_by_side_lose_as_much_as_one_by_one(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """Two workers' silos in groups of three: other bits, the same numbers; and one that is refused before round 1."""
+    where = {"PYTHONPATH": str(ROOT / "tests")}
+    settings = ("model.name=own_model:Plain", "local.keep_momentum=true", "rounds.count=5")
+    for name, size in (("a", 1), ("b", 3)):
+        ended = mpirun.train(4, recipe, tiny, tmp_path / name, *settings, f"local.side_by_side={size}", environment=where)
+        assert ended.code == 0, ended
+    for one, other in zip(rounds(tmp_path / "a"), rounds(tmp_path / "b"), strict=True):
+        assert one["accepted"] == other["accepted"] == [0, 1, 2, 3, 4, 5]
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
+        assert other["test_loss"] == pytest.approx(one["test_loss"], rel=1e-5)
+        for silo, same in zip(one["silos"], other["silos"], strict=True):
+            assert same["train_loss"] == pytest.approx(silo["train_loss"], rel=1e-5)
+    assert rounds(tmp_path / "b")[-1]["accuracy"] > 0.9
+    refused = mpirun.train(
+        4, recipe, tiny, tmp_path / "c", "model.name=own_model:Net", "local.side_by_side=3", environment=where
+    )
+    assert (refused.code, len(refused.faults())) == (2, 1)
+    assert "local.side_by_side = 3: model Net cannot be trained side by side" in refused.faults()[0]
+
+
 def test_late_silos_are_left_out_when_the_window_ends(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     """Each full batch sleeps a second: silo 1 (18 pictures, 2 full batches an epoch) alone is done within the window."""
     begin = time.monotonic()

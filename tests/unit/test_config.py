@@ -53,6 +53,8 @@ def test_defaults() -> None:
         "drop_last": False,
         "precision": "float32",
         "compile": False,
+        "side_by_side": 1,
+        "cuda_graph": False,
         "threads": 1,
         "cpu_isa": "auto",
     }
@@ -106,6 +108,19 @@ def test_settings_that_contradict() -> None:
         'run.toml: local.cpu_isa = "avx2" with local.compile = true: compiled code takes all that its CPU has; expected one'
     )
     assert fault('[local]\ncompile = true\ncpu_isa = "avx2"').startswith(story)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (("local.side_by_side=2", "local.cuda_graph=true"), "local.cuda_graph and local.side_by_side"),
+        (("local.side_by_side=2", "local.compile=true"), "local.compile and local.side_by_side"),
+        (("local.cuda_graph=true", "local.compile=true"), "local.compile and local.cuda_graph"),
+    ],
+)
+def test_one_way_at_most_to_take_a_step(settings: tuple[str, ...], named: str) -> None:
+    assert fault("", *settings) == f"run.toml: {named} are other ways to take a step: expected one of them at most"
+    assert parse("", settings[0]) != parse()
 
 
 def test_the_last_override_wins_and_the_tree_is_left_alone() -> None:

@@ -16,15 +16,18 @@ from silofold.record import checkpoint, rundir
 from silofold.roles import job as jobs
 from silofold.roles.shelf import UNREADABLE
 from silofold.training import flat, local
+from silofold.training.side_by_side import Member
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
     from silofold.messages import Plan
     from silofold.roles.job import Job
     from silofold.roles.shelf import Shelf
-    from silofold.training.flat import FlatModel
+    from silofold.training.side_by_side import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +53,8 @@ class Worker:
         The ranks.
     job
         The run.
-    model
-        The run's model, which is trained.
+    trainer
+        Holds the run's model and trains it.
     vector
         (P,) float32 that receives the global model, or the node's memory in which it arrives.
     room
@@ -66,13 +69,14 @@ class Worker:
         self,
         world: World,
         job: Job,
-        model: FlatModel,
+        trainer: Trainer,
         vector: NDArray[np.float32],
         room: NDArray[Any],
         silos: Shelf[Silo],
         momenta: dict[int, NDArray[np.float32]],
     ) -> None:
-        self._world, self._job, self._model, self._silos = world, job, model, silos
+        self._world, self._job, self._silos = world, job, silos
+        self._trainer, self._model = trainer, trainer.model
         self._title = job.layout.title(world.rank)
         self.vector, self._sum = vector, room
         self._broken = ""
@@ -80,9 +84,8 @@ class Worker:
         self._empty = True
         """Whether nothing has been added to the sum in this round."""
         self._rows: dict[int, NDArray[np.float32]] = {}
-        self._momenta = {silo: torch.from_numpy(array).to(model.vector.device) for silo, array in momenta.items()}
+        self._momenta = {silo: torch.from_numpy(array).to(self._model.vector.device) for silo, array in momenta.items()}
         self._new_momenta: dict[int, torch.Tensor] = {}
-        self._momentum = torch.zeros_like(model.gradient)
         self._reports: tuple[Report, ...] = ()
         self._planned = 0.0
 
@@ -121,7 +124,7 @@ class Worker:
         self._new_momenta.clear()
         cohort = [silo for silo in plan.cohort if silo in plan.hosted]
         upcoming = [silo for silo in plan.upcoming if silo in plan.hosted]
-        self._reports = tuple(self._train_silo(silo, plan) for silo in self._silos.in_turn(cohort, upcoming))
+        self._reports = tuple(self._train_all(cohort, upcoming, plan))
         if self._empty:
             self._sum[:] = 0
         seconds = time.perf_counter() - begin
@@ -164,39 +167,62 @@ class Worker:
             logger.warning("silo %d: cannot be evaluated: %s: %s", silo, type(fault).__name__, fault, exc_info=True)
             return None
 
-    def _train_silo(self, silo: int, plan: Plan) -> Report:
+    def _train_all(self, cohort: Sequence[int], upcoming: Sequence[int], plan: Plan) -> Iterator[Report]:
+        """Train silos in turn, in groups of ``local.side_by_side``; those that cannot be read are in none."""
+        group: list[tuple[int, Silo]] = []
+        for silo in self._silos.in_turn(cohort, upcoming):
+            try:
+                held = self._silos.take(silo)
+                missing = self._broken and f"the model did not arrive: {self._broken}"
+            except UNREADABLE as fault:
+                missing = str(fault)
+            if missing:
+                yield _failed(silo, 0, missing)
+                continue
+            group.append((silo, held))
+            if len(group) == self._job.settings.local.side_by_side:
+                yield from self._train_group(group, plan)
+                group = []
+        if group:
+            yield from self._train_group(group, plan)
+
+    def _train_group(self, group: Sequence[tuple[int, Silo]], plan: Plan) -> Iterator[Report]:
+        """Train silos from the model that has arrived; an exception costs the updates of all of them."""
         settings = self._job.settings
-        try:
-            held = self._silos.take(silo)
-            missing = self._broken and f"the model did not arrive: {self._broken}"
-        except UNREADABLE as fault:
-            missing = str(fault)
-        if missing:
-            return Report(silo, 0, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason=missing)
-        examples = len(held.train.labels)
         self._model.load(self.vector)
-        keeps = settings.local.keep_momentum
-        momentum = torch.empty_like(self._momentum) if keeps else self._momentum
-        if silo in self._momenta:
-            momentum.copy_(self._momenta[silo])
-        else:
-            momentum.zero_()
-        deadline = self._planned + plan.window
-        rng = seeds.generator(settings.seed, "shuffle", plan.round, silo)
-        local.seed_torch(settings.seed, plan.round, silo)
+        members = [
+            Member(held.train, seeds.generator(settings.seed, "shuffle", plan.round, silo), self._momentum_of(silo))
+            for silo, held in group
+        ]
+        local.seed_torch(settings.seed, plan.round, group[0][0])  # models that draw are in groups of one
         try:
             planned = faults.in_training(self._faults, plan.round)
-            done = local.train(self._model, held.train, settings.local, momentum, rng, deadline)
-            self._model.to_host()
-            update = self._model.host  # in place: the model is loaded anew before it is used again
-            update -= self.vector
-            if planned == "nan":
-                update[0] = np.nan
+            outcomes = self._trainer.train(members, self._planned + plan.window)
         except Exception as fault:
-            logger.info("silo %d", silo, exc_info=True)
+            silos = [silo for silo, _ in group]
+            logger.info("silos %s", silos, exc_info=True)
             text = str(fault).strip().splitlines() or [""]
-            reason = f"{type(fault).__name__}: {text[0]}"
-            return Report(silo, examples, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason=reason)
+            yield from (_failed(silo, len(held.train.labels), f"{type(fault).__name__}: {text[0]}") for silo, held in group)
+            return
+        for index, ((silo, _), member, done) in enumerate(zip(group, members, outcomes, strict=True)):
+            self._trainer.take(index)
+            yield self._report(silo, member, done, plan, planned)
+
+    def _momentum_of(self, silo: int) -> torch.Tensor | None:
+        """Make the momentum that a silo is to keep from this round; none if it keeps none."""
+        if not self._job.settings.local.keep_momentum:
+            return None
+        kept = self._momenta.get(silo)
+        return torch.zeros_like(self._model.gradient) if kept is None else kept.clone()
+
+    def _report(self, silo: int, member: Member, done: local.Outcome, plan: Plan, planned: str) -> Report:
+        """Add up what the model has become in a silo, if it counts, and tell of it."""
+        examples = len(member.samples.labels)
+        self._model.to_host()
+        update = self._model.host  # in place: the model is loaded anew before it is used again
+        update -= self.vector
+        if planned == "nan":
+            update[0] = np.nan
         reason = done.reason
         weight = self._job.strategy.weight(examples)
         if not reason and not exact.in_range(update, plan.total_weight):
@@ -204,8 +230,8 @@ class Worker:
             reason = f"the update is out of range: its largest element is {largest:g}"
         if not reason:
             self._add(silo, update, weight)
-            if keeps:
-                self._new_momenta[silo] = momentum
+            if member.momentum is not None:
+                self._new_momenta[silo] = member.momentum
         elements = len(update) - (planned == "short")
         examples += planned == "lie"
         return Report(
@@ -255,3 +281,8 @@ class Worker:
             ) else ""  # fmt: skip
             accuracy = score.correct / max(score.examples, 1)
             logger.info("round %d silo %s: %stest acc: %.4f of %d", number, name, story, accuracy, score.examples)
+
+
+def _failed(silo: int, examples: int, reason: str) -> Report:
+    """Report a silo that has not been trained."""
+    return Report(silo, examples, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason=reason)

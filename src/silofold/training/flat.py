@@ -42,6 +42,8 @@ class FlatModel:
         (T,) float32: gradients of the T trainable elements, which come first in the vector.
     host : numpy.ndarray
         (P,) float32 on the host, 64-byte aligned: what MPI reads and writes. On a CPU it is `vector` itself.
+    shapes : dict[str, torch.Size]
+        Names and shapes of the trainable parameters, in the order in which they lie in the vector.
 
     Raises
     ------
@@ -62,6 +64,7 @@ class FlatModel:
                 raise PluginError(f"model {type(module).__name__}: {name} is {value.dtype}, expected torch.float32")
         kept = [value for _, value in module.named_buffers() if not value.is_floating_point()]
         self._kept = [(value, value.clone()) for value in kept]
+        self.shapes = {name: value.shape for name, value in trainable}
         self.size = sum(value.numel() for _, value in entries)
         self.host = aligned(self.size)
         module.to(device)
@@ -85,6 +88,11 @@ class FlatModel:
     def trainable(self) -> torch.Tensor:
         """(T,) float32 view of the trainable part of the vector."""
         return self.vector[: len(self.gradient)]
+
+    @property
+    def state(self) -> list[torch.Tensor]:
+        """All that training may move: the vector, and the buffers that are not in it."""
+        return [self.vector, *(value for value, _ in self._kept)]
 
     def to_host(self) -> None:
         """Copy the vector to `host`; nothing to do on a CPU."""
