@@ -301,10 +301,10 @@ def test_silos_side_by_side_lose_as_much_as_one_by_one(tiny: Path, recipe: Path,
         assert ended.code == 0, ended
     for one, other in zip(rounds(tmp_path / "a"), rounds(tmp_path / "b"), strict=True):
         assert one["accepted"] == other["accepted"] == [0, 1, 2, 3, 4, 5]
-        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
-        assert other["test_loss"] == pytest.approx(one["test_loss"], rel=1e-5)
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+        assert other["test_loss"] == pytest.approx(one["test_loss"], rel=1e-4)
         for silo, same in zip(one["silos"], other["silos"], strict=True):
-            assert same["train_loss"] == pytest.approx(silo["train_loss"], rel=1e-5)
+            assert same["train_loss"] == pytest.approx(silo["train_loss"], rel=1e-4)
     assert rounds(tmp_path / "b")[-1]["accuracy"] > 0.9
     refused = mpirun.train(
         4, recipe, tiny, tmp_path / "c", "model.name=own_model:Net", "local.side_by_side=3", environment=where

@@ -34,7 +34,7 @@ class Shelf(Generic[S]):
     load
         Reads one.
     limit
-        Bytes that they may take together, but for the one in use and the one after it; 0: no limit.
+        Bytes that they may take together, but for those in use and the one after them; 0: no limit.
     """
 
     def __init__(self, load: Callable[[int], S], limit: int) -> None:

@@ -77,10 +77,10 @@ class Trainer:
         self._blank = torch.empty_like(model.gradient)
         self._differentiate = _differentiation(model, settings)
         room = settings.side_by_side if settings.side_by_side > 1 else 0
-        self._weights = model.gradient.new_empty(room, len(model.gradient))
-        self._momenta = torch.empty_like(self._weights)
+        self._vectors = model.vector.new_empty(room, model.size)
+        self._momenta = model.vector.new_empty(room, len(model.gradient))
         self._rows: list[int] = []
-        """Where the models of the last group's members lie in `_weights`; empty after a group of one."""
+        """Where the models of the last group's members lie in `_vectors`; empty after a group of one."""
         if room:
             _check(model, self._differentiate, settings, image_shape)
 
@@ -102,9 +102,9 @@ class Trainer:
         return [local.train(self.model, samples, self._settings, momentum, rng, deadline, self._step)]
 
     def take(self, index: int) -> None:
-        """Let the model be that of a member of the group that was trained last."""
+        """Let the model be that of a member of the group that was trained last, whatever was done to it since."""
         if self._rows:
-            self.model.trainable.copy_(self._weights[self._rows[index]])
+            self.model.vector.copy_(self._vectors[self._rows[index]])
 
     def _train_many(self, group: Sequence[Member], deadline: float) -> list[local.Outcome]:
         begin, settings = time.perf_counter(), self._settings
@@ -114,7 +114,7 @@ class Trainer:
         self._rows = np.argsort(ranking, kind="stable").tolist()
         members = [group[index] for index in ranking]
         for row, member in enumerate(members):
-            self._weights[row] = self.model.trainable
+            self._vectors[row] = self.model.vector
             self._momenta[row] = 0.0 if member.momentum is None else member.momentum
         device = self.model.vector.device
         loss_sum = torch.zeros(len(group), dtype=torch.float64, device=device)
@@ -125,7 +125,8 @@ class Trainer:
             if late := time.monotonic() > deadline:
                 break
             active = len(sizes)
-            weights, momenta = self._weights[:active], self._momenta[:active]
+            momenta = self._momenta[:active]
+            weights = self._vectors[:active, : momenta.shape[1]]
             gradient, (losses, logits) = self._differentiate(weights, images, labels, size)
             local.descend(weights, gradient, momenta, settings)
             there = torch.arange(labels.shape[1], device=device) < size[:, None]

@@ -62,7 +62,6 @@ def train(model: FlatModel, step: local.Step | None, settings: Local, side: int 
     return tuple(told)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_on_a_cpu_it_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"^local.cuda_graph = true: this worker trains on the device cpu; expected a GPU"):
         Trainer(make(CPU), Local(cuda_graph=True), (16, 16))
