@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FIRST_SLEEP = 20e-6
 LONGEST_SLEEP = 1e-3
 IDLE_SLEEP = 20e-3
+BELL_SLEEP = 0.1
+"""Longest sleep of a rank that is woken when there is something to look at, and looks for the dead alone."""
 GROWTH = 1.5
 PATIENCE = 1e-3
 """A wait may end later than need be by this share of itself: who waits for long looks less often."""

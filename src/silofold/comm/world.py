@@ -81,7 +81,7 @@ class World:
             names.append(bytes.fromhex(name))
         beside = [host == self.places[self.rank][0] for host, _ in self.places]
         self._bell.connect([name if near else b"" for name, near in zip(names, beside, strict=True)])
-        self._longest_sleep = waiting.IDLE_SLEEP if all(beside) and all(names) else waiting.LONGEST_SLEEP
+        self._longest_sleep = waiting.BELL_SLEEP if all(beside) and all(names) else waiting.LONGEST_SLEEP
 
     @property
     def living(self) -> list[int]:
@@ -100,7 +100,7 @@ class World:
         from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
 
         data = messages.encode(message)
-        self._leaving = [entry for entry in self._leaving if not self._is_over(entry[0])]
+        self._prune()
         with self._tolerating(MPI.Exception):
             self._leaving.append((self.comm.Isend(data, dest=to, tag=CONTROL), data))
         self._bell.ring(to)
@@ -148,12 +148,17 @@ class World:
                 raise
             self._deaths.extend(sorted(self._obituary.look(now=True)))
 
-    def _is_over(self, request: MPI.Request) -> bool:
+    def _is_over(self, request: MPI.Request, *, broken: bool = False) -> bool:
+        """Whether a transfer is complete; `broken` is the answer for one that the other rank's death has ended."""
         from mpi4py import MPI  # noqa: PLC0415  (as above)
 
         with self._tolerating(MPI.Exception):
             return bool(request.Test())
-        return False
+        return broken
+
+    def _prune(self) -> None:
+        """Forget what has left."""
+        self._leaving = [entry for entry in self._leaving if not self._is_over(entry[0], broken=True)]
 
     def hear(self, deadline: float) -> tuple[int, messages.AnyMessage]:
         """Wait for the next message, or for the news that a rank has died.
@@ -181,8 +186,17 @@ class World:
                 heard.append(found)
             return found is not None
 
-        waiting.until(arrived, deadline, self._bell.rest, self._longest_sleep)
+        waiting.until(arrived, deadline, self._rest, self._longest_sleep)
         return heard[0]
+
+    def _rest(self, seconds: float) -> bool:
+        """Sleep until the bell rings, but no longer than so many seconds, and short while a message is on its way.
+
+        A large message moves in parts, each when one of its two ranks looks.
+        """
+        self._prune()
+        travelling = self._leaving or self._arriving
+        return self._bell.rest(min(seconds, waiting.LONGEST_SLEEP) if travelling else seconds)
 
     def flush(self, seconds: float) -> None:
         """Wait until all messages said are on their way.
@@ -194,7 +208,7 @@ class World:
         """
         deadline = time.monotonic() + seconds
         for request, _ in self._leaving:
-            waiting.until(lambda request=request: self._is_over(request), deadline)  # type: ignore[misc]
+            waiting.until(lambda request=request: self._is_over(request, broken=True), deadline)  # type: ignore[misc]
         self._leaving.clear()
 
     # --- communicators among some ranks ------------------------------------------------------------------------------
