@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 State = list[torch.Tensor]
-Part = tuple[list[torch.Tensor], int, tuple[int, int, float]]
-"""Weighted sum of the models, sum of the weights; test images, how many are right, loss sum of the model that came in."""
+Scores = tuple[int, int, float]
+"""Test images, how many are right, loss sum."""
+Part = tuple[list[torch.Tensor], int, Scores]
+"""Weighted sum of the models, sum of the weights, scores of the model that came in."""
 
 
 class LeNet(nn.Module):
@@ -57,43 +59,56 @@ class Host:
 
     def __init__(self, settings: config.Settings, folder: Path, mine: Sequence[int]) -> None:
         torch.set_num_threads(1)
-        self.settings = settings
-        manifest = silos.read_manifest(folder)
-        channels = settings.model["channels"]
+        self.settings, self.folder, self.manifest = settings, folder, silos.read_manifest(folder)
+        self.weights = [silo.train.examples for silo in self.manifest.silos]
         torch.manual_seed(seeds.torch_seed(settings.seed, "model"))
-        self.model = LeNet(channels, len(manifest.classes))
+        self.model = LeNet(settings.model["channels"], len(self.manifest.classes))
         self.data: dict[int, list[torch.Tensor]] = {}
-        for index in mine:
-            self.data[index] = []
+        for silo in mine:
+            self.read(silo)
+
+    def read(self, silo: int) -> list[torch.Tensor]:
+        """Return images and labels to train on, images and labels to test with; they stay in memory."""
+        if silo not in self.data:
+            self.data[silo] = []
             for name in silos.SPLITS:
-                split = silos.read_split(folder, manifest.silos[index], name, manifest)
-                images = torch.from_numpy(split.images).float().div_(255).unsqueeze(1).repeat(1, channels, 1, 1)
-                self.data[index] += [images.contiguous(), torch.from_numpy(split.labels)]
+                split = silos.read_split(self.folder, self.manifest.silos[silo], name, self.manifest)
+                gray = torch.from_numpy(split.images).float().div_(255).unsqueeze(1)
+                images = gray.repeat(1, self.settings.model["channels"], 1, 1).contiguous()
+                self.data[silo] += [images, torch.from_numpy(split.labels)]
+        return self.data[silo]
 
     def play(self, state: State, number: int, *, last: bool) -> Part:
         """Evaluate the model on each silo and, but for the last time, train it there."""
         sums: State = []
         weights, examples, right, loss_sum = 0, 0, 0, 0.0
-        for silo, (x, y, test_x, test_y) in self.data.items():
+        for silo in self.data:
             with torch.no_grad():
                 for parameter, value in zip(self.model.parameters(), state, strict=True):
                     parameter.copy_(value)
-                if number > 1:
-                    self.model.eval()
-                    logits = self.model(test_x)
-                    right += int((logits.argmax(1) == test_y).sum())
-                    loss_sum += float(functional.cross_entropy(logits, test_y, reduction="sum"))
-                    examples += len(test_y)
+            if number > 1:
+                scores = self.evaluate(silo)
+                examples, right, loss_sum = examples + scores[0], right + scores[1], loss_sum + scores[2]
             if last:
                 continue
-            self._train(x, y, number, silo)
+            self.train(silo, number)
             with torch.no_grad():
-                moved = [parameter * len(y) for parameter in self.model.parameters()]
+                moved = [parameter * self.weights[silo] for parameter in self.model.parameters()]
                 sums = [a.add_(b) for a, b in zip(sums, moved, strict=True)] if sums else moved
-            weights += len(y)
+            weights += self.weights[silo]
         return sums, weights, (examples, right, loss_sum)
 
-    def _train(self, x: torch.Tensor, y: torch.Tensor, number: int, silo: int) -> None:
+    @torch.no_grad()
+    def evaluate(self, silo: int) -> Scores:
+        """Count a silo's test images, those that the model has right, and its loss on all of them."""
+        _, _, x, y = self.read(silo)
+        self.model.eval()
+        logits = self.model(x)
+        return len(y), int((logits.argmax(1) == y).sum()), float(functional.cross_entropy(logits, y, reduction="sum"))
+
+    def train(self, silo: int, number: int) -> None:
+        """Train the model on a silo for a round."""
+        x, y, _, _ = self.read(silo)
         local = self.settings.local
         rng = seeds.generator(self.settings.seed, "shuffle", number, silo)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=local.lr, momentum=local.momentum)
@@ -152,7 +167,7 @@ def main() -> None:
     host = Host(settings, folder, everyone if processes == 1 else ())
     pipes = fork(settings, folder, processes) if processes > 1 else []
     state: State = [parameter.detach().clone() for parameter in host.model.parameters()]
-    ends = [time.perf_counter()]
+    ends = [time.monotonic()]
     right, examples, loss_sum = 0, 0, 0.0
     for number in range(1, settings.rounds.count + 2):
         last = number > settings.rounds.count
@@ -161,12 +176,12 @@ def main() -> None:
         if not last:
             weights = sum(part[1] for part in parts)
             state = [sum(tensors[1:], tensors[0]) / weights for tensors in zip(*(part[0] for part in parts), strict=True)]
-            ends.append(time.perf_counter())
+            ends.append(time.monotonic())
     for pipe in pipes:
         pipe.send(None)
     rounds = [b - a for a, b in itertools.pairwise(ends)]
     found: dict[str, Any] = {
-        "round_seconds": rounds, "test_loss": loss_sum / examples, "accuracy": right / examples,
+        "ends": ends[1:], "round_seconds": rounds, "test_loss": loss_sum / examples, "accuracy": right / examples,
     }  # fmt: skip
     print(json.dumps(found))
 

@@ -9,6 +9,8 @@ asked for at most. Prints a table as ratios to R2, and one JSON object.
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import resource
@@ -18,7 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import startup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RECIPE: Final = """
 [rounds]
@@ -44,10 +51,11 @@ DISTURBED: Final = 0.05
 def bare(recipe: Path, data: Path, processes: int) -> dict[str, Any]:
     """Run the bare loop."""
     command = [sys.executable, str(Path(__file__).with_name("bare.py")), str(recipe), str(data), str(processes)]
-    begin, spent = time.perf_counter(), processor_seconds()
+    begin, spent = time.monotonic(), processor_seconds()
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: dict[str, Any] = json.loads(told.splitlines()[-1])
-    return found | {"seconds": time.perf_counter() - begin, "processor_seconds": processor_seconds() - spent}
+    found |= {"seconds": time.monotonic() - begin, "processor_seconds": processor_seconds() - spent}
+    return found | {"first_seconds": found.pop("ends")[0] - begin}
 
 
 def federation(recipe: Path, data: Path, shape: list[str]) -> dict[str, Any]:
@@ -55,15 +63,17 @@ def federation(recipe: Path, data: Path, shape: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "silofold", "launch", str(recipe), "--data", str(data), "--out", str(out), *shape]
-        begin, spent = time.perf_counter(), processor_seconds()
+        begin, started, spent = time.perf_counter(), time.time(), processor_seconds()
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds, spent = time.perf_counter() - begin, processor_seconds() - spent
         if ended.returncode:
             sys.exit(f"error: the federation ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
         rounds = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        ready, _ = max(startup.ready_times(out))
     return {
         "seconds": seconds,
         "processor_seconds": spent,
+        "first_seconds": ready - started + rounds[0]["seconds"]["total"],
         "round_seconds": [entry["seconds"]["total"] for entry in rounds],
         "overhead_seconds": [overhead(entry) for entry in rounds[1:]],
         "test_loss": rounds[-1]["test_loss"],
@@ -93,6 +103,34 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def by_turns(
+    programs: dict[str, Callable[[], dict[str, Any]]], repeats: int, patience: float, disturbed: float = DISTURBED
+) -> dict[str, list[dict[str, Any]]]:
+    """Run the programs by turns until each has been left in peace as often as asked for.
+
+    Raises
+    ------
+    SystemExit
+        A program was never left in peace.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
+    for _ in range(3 * repeats):
+        for name, done in runs.items():
+            if len(done) == repeats:
+                continue
+            settle(patience)
+            before, begin = busy_seconds(), time.monotonic()
+            found = programs[name]()
+            others = busy_seconds() - before - found["processor_seconds"]
+            share = others / ((time.monotonic() - begin) * len(os.sched_getaffinity(0)))
+            print(f"{name:12} {found['seconds']:6.2f} s, others took {share:.1%} of the cores", file=sys.stderr, flush=True)
+            if share <= disturbed:
+                done.append(found | {"others": share})
+    if missing := [name for name, done in runs.items() if not done]:
+        sys.exit(f"error: no run of {', '.join(missing)} was left in peace")
+    return runs
+
+
 def overhead(entry: dict[str, Any]) -> float:
     """Return the seconds of a round beyond its slowest worker's own evaluation and training."""
     own: float = max(rank["evaluate"] + rank["train"] for rank in entry["ranks"])
@@ -109,29 +147,13 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=0, help="seconds to wait for a quiet machine (default: 0)")
     parser.add_argument("--only", nargs="+", choices=[*BARE, *SHAPES], default=[*BARE, *SHAPES], help="which are run")
     given = parser.parse_args()
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in given.only}
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "run.toml"
         rounds, epochs = WORKLOADS[given.workload]
         recipe.write_text(RECIPE.format(rounds=rounds, epochs=epochs), encoding="ascii")
-        for _ in range(3 * given.repeats):
-            for name, done in runs.items():
-                if len(done) == given.repeats:
-                    continue
-                settle(given.patience)
-                before = busy_seconds()
-                found = (
-                    bare(recipe, given.data, BARE[name]) if name in BARE else federation(recipe, given.data, SHAPES[name])
-                )
-                others = busy_seconds() - before - found["processor_seconds"]
-                share = others / (found["seconds"] * len(os.sched_getaffinity(0)))
-                print(
-                    f"{name:8} {found['seconds']:6.2f} s, others took {share:.1%} of the cores", file=sys.stderr, flush=True
-                )
-                if share <= DISTURBED:
-                    done.append(found)
-    if missing := [name for name, done in runs.items() if not done]:
-        sys.exit(f"error: no run of {', '.join(missing)} was left in peace")
+        programs = {name: functools.partial(bare, recipe, given.data, count) for name, count in BARE.items()}
+        programs |= {name: functools.partial(federation, recipe, given.data, shape) for name, shape in SHAPES.items()}
+        runs = by_turns({name: programs[name] for name in given.only}, given.repeats, given.patience)
     table = {name: summary(found) for name, found in runs.items()}
     base = table.get("R2", next(iter(table.values())))
     print(f"{'':8} {'whole':>16} {'a round':>16} {'processor':>16} {'overhead':>9} {'test loss':>10}")
@@ -147,11 +169,9 @@ def main() -> None:
 
 def summary(found: list[dict[str, Any]]) -> dict[str, float]:
     """Take medians: over the repeats, and where there are several rounds over those as well."""
-    row = {key: median(run[key] for run in found) for key in ("seconds", "processor_seconds", "test_loss", "accuracy")}
-    for key in ("round_seconds", "overhead_seconds"):
-        if key in found[0]:
-            row[key] = median(value for run in found for value in run[key])
-    return row
+    every = {key: [run[key] for run in found] for key in found[0]}
+    each = {key: list(itertools.chain(*runs)) if isinstance(runs[0], list) else runs for key, runs in every.items()}
+    return {key: median(values) for key, values in each.items()}
 
 
 if __name__ == "__main__":

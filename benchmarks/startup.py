@@ -52,13 +52,19 @@ def start_up(data: Path, servers: int, workers: int) -> tuple[float, float]:
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             sys.exit(f"error: the federation ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
-        found = [READY.search(log.read_text(encoding="utf-8")) for log in out.glob("*/*.log")]
+        ready = ready_times(out)
+    if len(ready) != 1 + servers + workers:
+        sys.exit(f"error: {len(ready)} logs tell when their rank was ready, expected {1 + servers + workers}")
+    last, after = max(ready)
+    return last - began, last - after - began
+
+
+def ready_times(out: Path) -> list[tuple[float, float]]:
+    """Read in a run's logs when each rank was ready, in seconds since the epoch, and after how many seconds it was."""
+    found = [READY.search(log.read_text(encoding="utf-8")) for log in out.glob("*/*.log")]
     lines = [match for match in found if match]
-    if len(lines) != 1 + servers + workers:
-        sys.exit(f"error: {len(lines)} logs tell when their rank was ready, expected {1 + servers + workers}")
-    ready = [datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp() for match in lines]
-    last = max(range(len(lines)), key=ready.__getitem__)
-    return ready[last] - began, ready[last] - float(lines[last][3]) - began
+    times = [datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp() for match in lines]
+    return [(ready, float(match[3])) for ready, match in zip(times, lines, strict=True)]
 
 
 def import_time(role: str) -> tuple[float, int, bool]:
