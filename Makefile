@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance bench large docs picture clean chaos-plain test-slurm-all
+.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -69,6 +69,17 @@ SILOS = demo/silos
 bench: $(READY) ## SILOS=dir TREE=dir: every benchmark, an hour of a quiet machine; tables, and build/bench.json
 	@if [[ ! -d $(SILOS) ]]; then $(MAKE) demo; fi
 	$(BIN)/python benchmarks/everything.py $(SILOS) $(TREE) $(QUICK)
+
+PEERS := .venv-flower/.ready .venv-appfl/.ready
+bench-peers: $(READY) $(PEERS) ## SILOS=dir: against Flower and APPFL on the same work, 15 minutes; each in an environment of its own
+	@if [[ ! -d $(SILOS) ]]; then $(MAKE) demo; fi
+	for workload in A D; do $(BIN)/python benchmarks/frameworks.py $(SILOS) --workload $$workload --memory $(PEERS_OPTIONS); done
+
+$(PEERS): .venv-%/.ready: benchmarks/peers/%.txt | $(READY)
+	@echo "installing $* into $(@D)"
+	$(BIN)/python -m venv --clear --without-pip $(@D)
+	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --retries 10 --requirement $<
+	touch $@
 
 large: $(READY) ## try more than 2^31 elements on both MPI libraries; 12 GiB of memory
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
