@@ -161,7 +161,7 @@ def programs(workload: str, data: Path, recipe: Path) -> dict[str, Callable[[], 
             "silofold": functools.partial(plane, exact),
             "… float32": functools.partial(plane, short),
         }
-        work = {"PEERS_ROUNDS": str(LARGE_ROUNDS)}
+        work = {"PEERS_RECIPE": "", "PEERS_ROUNDS": str(LARGE_ROUNDS)}
     return every | {name: functools.partial(peer, name, work) for name in PEERS}
 
 

@@ -18,7 +18,7 @@ import bare
 from silofold import config
 
 RECIPE: Final = "PEERS_RECIPE"
-"""Variable that names the recipe; without it there is no training, but a model to be moved."""
+"""Variable that names the recipe; where it is empty there is no training, but a model to be moved."""
 SILOS: Final = "PEERS_SILOS"
 """Variable that names the folder of silos."""
 ROUNDS: Final = "PEERS_ROUNDS"
@@ -74,7 +74,7 @@ def work() -> Work:
 
 def trains() -> bool:
     """Tell whether there is something to train and so to evaluate in every round."""
-    return RECIPE in os.environ
+    return bool(os.environ.get(RECIPE))
 
 
 def rounds() -> int:
