@@ -6,7 +6,7 @@ benchmarks/floor.py: each has the same initial model, order of examples and step
 1e-3 ends the benchmark. ``appfl 1 ms`` is APPFL with a wait of its server put to 1 ms by hand. Workload D moves a model of
 25 million float32 between a server and 7 clients that add 1/2 to it; of silofold, benchmarks/aggregation.py with a worker
 for each client and no control messages. Runs take turns, figures are medians; a run during which other processes took more
-than ``--disturbed`` of the cores, 5 % unless given, is made again. Prints a table with ratios to R2, and one JSON object.
+than ``--disturbed`` of the cores, a tenth unless given, is made again. Prints a table, ratios to R2, and one JSON object.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ EQUAL: Final = 1e-3
 """Largest difference of test losses after equal work."""
 LOOKS_EVERY: Final = 0.2
 """Seconds between two looks at the memory."""
+DISTURBED: Final = 0.1
+"""Share of the cores; Ray's processes that end before they are looked at count among the others."""
 LASTS: Final = 600.0
 """Seconds after which a peer has failed."""
 
@@ -174,7 +176,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="how often each is run (default: 3)")
     parser.add_argument("--patience", type=float, default=10, help="seconds to wait for a quiet machine (default: 10)")
-    parser.add_argument("--disturbed", type=float, default=floor.DISTURBED, help="share of the cores that others may take")
+    parser.add_argument("--disturbed", type=float, default=DISTURBED, help="share of the cores that others may take")
     parser.add_argument("--memory", action="store_true", help="run each once more and measure its memory, which costs time")
     given = parser.parse_args()
     largest: dict[str, dict[str, float]] = {}
