@@ -104,11 +104,11 @@ def watched(*, memory: bool = False) -> Iterator[Seen]:
     Seen
         Grows until the end.
     """
-    seen, done = Seen(), threading.Event()
+    seen, done, earlier = Seen(), threading.Event(), set(family(os.getpid()))
 
     def look() -> None:
         while not done.wait(LOOKS_EVERY):
-            processes = family(os.getpid())
+            processes = set(family(os.getpid())) - earlier
             for process in processes:
                 with contextlib.suppress(OSError):
                     words = (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
