@@ -28,6 +28,7 @@ def commands(silos: str, tree: str, *, quick: bool) -> dict[str, list[str]]:
         "start-up": ["startup.py", silos, *few],
         "aggregation": ["aggregation.py", "--parameters", *sizes, *few],
         "exact sums": ["reduction.py"],
+        "cost model": ["cost_model.py", *(["--rounds", "3"] if quick else [])],
         "steps": ["steps.py", *(["--turns", "1", "--steps", "2"] if quick else [])],
         "waiting": ["idle.py", *(["--turns", "2"] if quick else [])],
         "files": ["files.py", tree, *few],

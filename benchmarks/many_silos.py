@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from aggregation import memory
 from silofold.data import silo as silos
 
 READY: Final = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) scheduler INFO ready", re.MULTILINE)
@@ -108,16 +109,7 @@ def watch(out: Path, seen: list[int], ended: threading.Event) -> None:
         lines = (out / "metrics.jsonl").read_bytes().count(b"\n") if (out / "metrics.jsonl").exists() else 0
         if lines > len(seen):
             ranks = json.loads((out / "run.json").read_text(encoding="utf-8"))["ranks"]
-            seen += [sum(memory(rank["pid"]) for rank in ranks)] * (lines - len(seen))
-
-
-def memory(process: int) -> int:
-    """Return the bytes of a process; what it shares counts by its share. 0 for one that has ended."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+            seen += [sum(memory(Path(f"/proc/{rank['pid']}")) for rank in ranks)] * (lines - len(seen))
 
 
 def federation(data: Path, model: str, rounds: int, workers: int) -> dict[str, Any]:
@@ -163,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--silos", type=int, default=3400, help="how many (default: 3400)")
     parser.add_argument("--data", type=Path, help="where they lie, or are left for the next time")
-    parser.add_argument("--rounds", type=int, default=30, help="rounds of each federation (default: 30)")
+    parser.add_argument("--rounds", type=int, default=60, help="rounds of each federation (default: 60)")
     parser.add_argument("--workers", type=int, default=2, help="worker ranks (default: 2)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
