@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = (1, 2)
 """Exit codes of what another try would not mend."""
-FAREWELL, GUARD_LOOKS_EVERY = 20.0, 2.0
+FAREWELL, GUARD_LOOKS_EVERY = 8.0, 1.0
 """Seconds."""
 LAUNCHER = "SILOFOLD_LAUNCHER"
 """Variable that names another launcher than this environment's mpirun, with its options: ``srun --mpi=pmix``."""
@@ -46,6 +46,30 @@ SEGMENTS = ("sm_segment.*", "vader_segment.*", "mpich_shm_*")
 """Names of the shared memory of Open MPI and MPICH."""
 ULFM_SINCE = 5
 """First version of Open MPI whose mpirun offers to survive dead ranks."""
+
+
+class Start(NamedTuple):
+    """How things stood when a job was started.
+
+    Attributes
+    ----------
+    began
+        Seconds since 1970.
+    folder
+        Where the job runs.
+    done
+        When a DONE was written that was there already, ns; 0: there was none.
+    """
+
+    began: float
+    folder: RunFolder
+    done: int
+
+    def is_over(self) -> bool:
+        """Whether the job has said its last word: the run is done, or stopped as asked."""
+        status = control.read_status(self.folder)
+        stopped = status and status.written >= self.began and status.ended.startswith("stopped")
+        return _stamp(self.folder.done) not in {0, self.done} or bool(stopped)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -80,7 +104,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _started(command: list[str], surroundings: dict[str, str], rounds: int, folder: RunFolder | None, out: Path) -> int:
     """Run the command, show how it goes, and judge how it ended."""
-    began = time.time()
+    start = Start(time.time(), folder, _stamp(folder.done)) if folder else None
     # on a terminal all that the ranks print goes through one hand, or it would be written across the view
     errors = subprocess.STDOUT if sys.stdout.isatty() and sys.stderr.isatty() else None
     # in a session of its own: an interrupt of the terminal is a wish that the launcher passes on, not the ranks' death
@@ -88,11 +112,11 @@ def _started(command: list[str], surroundings: dict[str, str], rounds: int, fold
         command, env=surroundings, stdin=subprocess.DEVNULL, start_new_session=folder is not None,
         stdout=subprocess.PIPE if sys.stdout.isatty() else None, stderr=errors, text=True, errors="replace",
     ) as process:  # fmt: skip
-        threading.Thread(target=_guard, args=(process,), daemon=True).start()
+        threading.Thread(target=_guard, args=(process, start), daemon=True).start()
         if process.stdout:
             _show(process.stdout, rounds, RunFolder(out))
         code = process.wait()
-    return _judge(code, folder, began) if folder else code
+    return _judge(code, start) if start else code
 
 
 @contextlib.contextmanager
@@ -152,13 +176,13 @@ def _pass_on_signals(folder: RunFolder) -> None:
         signal.signal(number, wish)
 
 
-def _judge(code: int, folder: RunFolder, began: float) -> int:
+def _judge(code: int, start: Start) -> int:
     """Turn mpirun's exit code into ours: 0 for a run that is done or was stopped, 75 for one that can be resumed."""
+    folder = start.folder
+    if start.is_over():
+        return 0
     if code in BAD_INPUT or not folder.record.exists():
         return code
-    status = control.read_status(folder)
-    if folder.done.exists() or (status and status.written >= began and status.ended.startswith("stopped")):
-        return 0
     if code == RequeueError.exit_code:
         return code
     story = "mpirun ended, but the run has not" if code == 0 else f"a rank was lost (mpirun's exit code {code})"
@@ -166,15 +190,30 @@ def _judge(code: int, folder: RunFolder, began: float) -> int:
     return RequeueError.exit_code
 
 
-def _guard(process: subprocess.Popen[str]) -> None:
-    """End an mpirun that stays without ranks, as Open MPI's may when all ranks of another node are killed."""
-    alive = 0.0
+def _stamp(path: Path) -> int:
+    """Return when a file was written, ns; 0 for none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _guard(process: subprocess.Popen[str], start: Start | None) -> None:
+    """End an mpirun that stays without ranks or after the run's last word.
+
+    Open MPI's may stay when all ranks of another node are killed, and does so for a rank that is stopped.
+    """
+    alive = over = 0.0
     while process.poll() is None:
         time.sleep(GUARD_LOOKS_EVERY)
+        now = time.monotonic()
         if any(" -m silofold " in command for command in machine.descendants(process.pid)):
-            alive = time.monotonic()
-        elif alive and time.monotonic() - alive > FAREWELL:
-            sys.stderr.write("silofold: mpirun has not ended though its ranks have: it is ended; the run can be resumed\n")
+            alive = now
+        with contextlib.suppress(SilofoldError):  # of a status that is damaged the end of the job will tell
+            over = over or (now if start and start.is_over() else 0.0)
+        if any(since and now - since > FAREWELL for since in (alive, over)):
+            story = "the run's last word was said" if over else "its ranks have ended, and the run can be resumed"
+            sys.stderr.write(f"silofold: mpirun is ended, since it stays though {story}\n")
             process.terminate()
             try:
                 process.wait(FAREWELL)

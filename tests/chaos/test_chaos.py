@@ -60,6 +60,8 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "last round, worker 2, kill before record", Case("worker 2: kill @ round 4 before record")
     yield "closing plan, worker 0, kill before evaluate", Case("worker 0: kill @ round 5 before evaluate")
     yield "closing plan, server 0, kill before evaluate", Case("server 0: kill @ round 5 before evaluate")
+    for title in ("worker 0", "server 0"):
+        yield f"closing plan, {title}, stop after evaluate", Case(f"{title}: stop @ round 5 after evaluate")
     yield "two workers, kill before update", Case(
         "worker 0: kill @ round 2 before update; worker 2: kill @ round 2 before update"
     )  # fmt: skip

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 from records import summary
 from silofold import cli, launch
 from silofold.errors import TopologyError
+from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
     import argparse
@@ -100,8 +102,25 @@ def test_an_mpirun_that_stays_without_ranks_is_ended(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
     script = f"{sys.executable} -c 'import time; time.sleep(1)' -m silofold train & wait; sleep 60"
     with subprocess.Popen(["bash", "-c", script], text=True) as process:
-        launch._guard(process)
+        launch._guard(process, None)
         assert process.wait(5) == -signal.SIGTERM
     with subprocess.Popen(["bash", "-c", "sleep 1.5"], text=True) as process:  # one that has not started its ranks yet
-        launch._guard(process)
+        launch._guard(process, None)
         assert process.wait(5) == 0
+
+
+def test_an_mpirun_that_stays_after_the_last_word_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a rank is still there, since it is stopped; the DONE of a run that is made longer is no last word."""
+    monkeypatch.setattr(launch, "FAREWELL", 0.5)
+    monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
+    folder = RunFolder(tmp_path)
+    for before, after, code in (("old", "", 0), ("", "new", -signal.SIGTERM), ("old", "new", -signal.SIGTERM)):
+        folder.done.unlink(missing_ok=True)
+        if before:
+            folder.done.write_text(before)
+        start = launch.Start(time.time(), folder, launch._stamp(folder.done))
+        write = f"rm -f {folder.done}; echo {after} > {folder.done}; sleep 60" if after else "true"
+        script = f"{sys.executable} -c 'import time; time.sleep({5 if after else 2})' -m silofold train & sleep 1; {write}"
+        with subprocess.Popen(["bash", "-c", f"{script}; wait"], text=True) as process:
+            launch._guard(process, start)
+            assert process.wait(5) == code
