@@ -391,13 +391,14 @@ class World:
         """End all ranks at once with an exit code."""
         sys.stderr.flush()
         sys.stdout.flush()
-        if self.survives:  # then Abort ends this rank alone
+        if self.survives:  # then Abort ends this rank alone, and mpirun at times gives 0
             far = [rank for rank in self.living if rank != self.rank and not self.end_rank(rank)]
             for rank in far:
                 self.say(messages.Over(code, troubled=True), rank)
             if far:
                 with contextlib.suppress(waiting.Timeout):
                     self.flush(1.0)
+            os._exit(code)
         self.comm.Abort(code)
         os._exit(code)  # Abort may return while the launcher ends the job
 
