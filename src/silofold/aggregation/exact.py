@@ -4,8 +4,8 @@ Each coordinate of an update becomes q = rint(Δ·2³²) as int64, times the sil
 associative, so any tree of any number of ranks gives the same bits. One coordinate is off by at most 2⁻³³, which is below
 float32's own rounding wherever |Δ| > 2⁻⁹.
 
-The sum of a round cannot leave int64 while max|Δ| · (sum of all weights) < 2³¹: `in_range` asks that of each update before
-it is added, since a wrapped sum could not be told from a right one.
+The sum of a round cannot leave int64 while max|Δ| · (sum of all weights) < 2³¹, and no coordinate of an update reaches 2¹⁹:
+`in_range` asks both of each update before it is added, since a wrapped sum could not be told from a right one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 FRACTION_BITS = 32
 SCALE = float(2**FRACTION_BITS)
 LIMIT = float(2 ** (63 - FRACTION_BITS))
+LARGEST = float(2 ** (51 - FRACTION_BITS))
+ROUNDER = 1.5 * 2.0**52
+"""float64 has no fractions there: adding it rounds a number of less than 2⁵¹ to an integer, halves to even as rint does,
+which then stands in the last bits. numpy turns float64 into int64 one by one, and this goes by vectors."""
+_BIAS = int(np.float64(ROUNDER).view(np.int64))
 BLOCK = 2**15
 """Elements worked on at a time: the temporaries stay in the cache."""
 
@@ -37,12 +42,12 @@ def in_range(update: NDArray[np.float32], total_weight: int) -> bool:
     Returns
     -------
     bool
-        False if an element is not finite, or so large that the sum could wrap.
+        False if an element is not finite, 2¹⁹ or larger, or so large that the sum could wrap.
     """
     # NaN and infinities fail the comparison below
     largest = max(float(np.max(update, initial=0.0)), -float(np.min(update, initial=0.0)))
     # one unit of rounding for each weight is part of the bound: |rint(x)| <= |x| + 1/2
-    return (largest + 1 / SCALE) * total_weight < LIMIT
+    return largest < LARGEST and (largest + 1 / SCALE) * total_weight < LIMIT
 
 
 def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, first: bool = False) -> None:
@@ -62,8 +67,9 @@ def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, f
     for start in range(0, len(total), BLOCK):
         block = update[start : start + BLOCK].astype(np.float64)
         block *= SCALE  # a power of two: no rounding
-        np.rint(block, out=block)
-        fixed, sums = block.astype(np.int64), total[start : start + BLOCK]
+        block += ROUNDER
+        fixed, sums = block.view(np.int64), total[start : start + BLOCK]
+        fixed -= _BIAS
         if first:
             np.multiply(fixed, weight, out=sums)
         else:

@@ -85,8 +85,10 @@ def test_what_is_in_range_never_wraps(given: list[tuple[int, float, float, float
 @pytest.mark.parametrize(
     ("largest", "whole", "fits"),
     [
-        (2.0**31 - 128, 1, True),  # the largest float32 below 2^31
-        (2.0**31, 1, False),
+        (2.0**19 - 2.0**-5, 1, True),  # the largest float32 below 2^19
+        (2.0**19, 1, False),
+        (2.0**19 - 2.0**-5, 2**12, True),
+        (2.0**19 - 2.0**-5, 2**12 + 1, False),
         (1.0, 2**31 - 1, True),
         (1.0, 2**31, False),
         (2.0**-10, 2**41 - 2**20, True),
