@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -92,7 +93,7 @@ class Job:
     script: dict[int, Summary] = field(default_factory=dict)
     reach: tuple[frozenset[int], ...] | None = None
 
-    @property
+    @functools.cached_property
     def examples(self) -> list[int]:
         """Training examples of each silo."""
         return [silo.train.examples for silo in self.data.silos]

@@ -47,9 +47,10 @@ class Shelf(Generic[S]):
 
     def host(self, silos: tuple[int, ...]) -> None:
         """Let go of all other silos; without a limit, read those that are new, as far as they can be read."""
-        for silo in [silo for silo in self._held if silo not in set(silos)]:
+        mine = set(silos)
+        for silo in [silo for silo in self._held if silo not in mine]:
             del self._held[silo]
-        for silo in set(silos) - set(self._hosted):
+        for silo in mine - set(self._hosted):
             if not self._limit:
                 with contextlib.suppress(*UNREADABLE):
                     self.take(silo)
