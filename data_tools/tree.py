@@ -22,6 +22,7 @@ FEMNIST = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 COMBINED = "combine.json"
 
 _DATASET = re.compile(r"dataset_[0-9]+")
+_DIGITS = re.compile(r"([0-9]+)")
 _LEAF_NAME = re.compile(r"(?P<writer>.+)_(?P<label>[0-9]+)_[^_]+_[0-9]+\.[^.]+")
 
 Kind = Literal["leaf", "combined", "raw"]
@@ -159,7 +160,7 @@ def read_combined(root: Path) -> dict[str, tuple[str, ...]]:
 
 def natural(name: str) -> tuple[tuple[str | int, ...], str]:
     """Order names with the numbers in them as numbers: ``a_2`` before ``a_10``."""
-    parts = re.split(r"([0-9]+)", name)
+    parts = _DIGITS.split(name)
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 

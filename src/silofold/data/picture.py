@@ -38,7 +38,9 @@ def pixels(image: Image.Image, shape: tuple[int, ...], name: str) -> NDArray[np.
     if image.mode not in _EIGHT_BIT:
         raise SchemaError(f"{name}: found pixels of mode {image.mode}, expected 8 bits a channel")
     mode = "RGB" if len(shape) == 3 else "L"
-    return np.array(image.convert(mode).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+    fitting = image if image.mode == mode else image.convert(mode)
+    fitting = fitting.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    return np.frombuffer(fitting.tobytes(), np.uint8).reshape(shape)
 
 
 def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
