@@ -111,15 +111,20 @@ def train(request: Request) -> int:
         if "quiet" not in getattr(fault, "__notes__", []):
             _say_fault(fault)
         return fault.exit_code
-    if world.rank == 0 and not request.rehearse:  # a signal of the batch system is a wish like any other
-        for name in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(name, lambda *_: control.ask_stop(RunFolder(request.out), now=False))
     try:
         for generation in itertools.count(1):
+            if world.rank == 0 and not request.rehearse:  # whoever leads the survivors, too
+                _heed_signals(RunFolder(request.out))
             world, request = _live(world, request, generation)
     except BaseException:  # noqa: BLE001  (whatever it is, the other ranks must not wait for this one)
         _abort(world)
     raise AssertionError
+
+
+def _heed_signals(folder: RunFolder) -> None:
+    """Take a signal of the batch system for a wish like any other."""
+    for name in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(name, lambda *_: control.ask_stop(folder, now=False))
 
 
 def _live(world: World, request: Request, generation: int) -> tuple[World, Request]:
