@@ -6,13 +6,15 @@ The environment variable ``SILOFOLD_FAULT`` names one or more, separated by ``;`
     server 0: stop @ round 2 after train
     worker 1: sleep 2.5 @ round 3 before evaluate
     worker 0: nan @ round 2
+    server 1: stop @ after regroup
 
 A fault is ``<role> [<index>]: <what> [<seconds>] @ round <n> [before|after <step>]``. What: ``kill`` (SIGKILL), ``stop``
 (SIGSTOP), ``sleep``, ``raise``; and on a worker, without a step, ``nan`` (its updates are not finite), ``fail`` (its model
 raises), ``oom`` (its memory is full), ``lie`` (it reports other examples than its silos hold), ``short`` (its updates lack
-an element). Steps: those of `silofold.round`, and ``model`` and ``reduce`` for the two moves of model bytes. Each fault
-strikes once, in the processes of a job that has not yet lost a server or the scheduler. Without the variable nothing here
-runs.
+an element). Steps: those of `silofold.round`, and ``model`` and ``reduce`` for the two moves of model bytes. Once ranks were
+lost that the job cannot go on without, ``before regroup`` and ``after regroup``, in which the survivors find each other, and
+``before restart``, in which they start again, belong to no round. Each fault strikes once, in the processes of a job that
+has not yet gone on without a server or the scheduler. Without the variable nothing here runs.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ VARIABLE = "SILOFOLD_FAULT"
 ANYWHERE = ("kill", "stop", "sleep", "raise")
 IN_TRAINING = ("nan", "fail", "oom", "lie", "short")
 STEPS = ("plan", "evaluate", "train", "update", "settle", "apply", "record")
+BETWEEN = (("before", "regroup"), ("after", "regroup"), ("before", "restart"))
+"""Places of the recovery from the loss of a server or the scheduler."""
 ALIASES = {
     ("before", "model"): ("after", "plan"),
     ("after", "model"): ("before", "evaluate"),
@@ -41,7 +45,7 @@ ALIASES = {
 }
 """The moves of model bytes lie between the steps of a role."""
 _FORM = re.compile(
-    r"(scheduler|server|standby|worker)(?: (\d+))?: (\w+)(?: ([\d.]+))? @ round (\d+)(?: (before|after) (\w+))?"
+    r"(scheduler|server|standby|worker)(?: (\d+))?: (\w+)(?: ([\d.]+))? @(?: round (\d+))?(?: (before|after) (\w+))?"
 )
 
 
@@ -53,6 +57,7 @@ class Fault:
     what: str
     seconds: float
     round: int
+    """0 between two starts of the ranks."""
     place: tuple[str, str] | None
     """``before`` or ``after``, and the step; none for what strikes in training."""
 
@@ -77,10 +82,12 @@ def _parse(text: str) -> Fault:
     if what not in (IN_TRAINING if step is None else ANYWHERE):
         raise ConfigError(f"{VARIABLE}: {what!r} in {text!r}: known are {ANYWHERE} with a step, {IN_TRAINING} without one")
     place = ALIASES.get((when, step), (when, step)) if step else None
-    if place and place[1] not in STEPS:
-        raise ConfigError(f"{VARIABLE}: {step!r} in {text!r}: known steps are {STEPS}, model, reduce")
+    if (place in BETWEEN) == bool(number) or (place and place not in BETWEEN and place[1] not in STEPS):
+        raise ConfigError(
+            f"{VARIABLE}: {step!r} in {text!r}: known are, with a round, {STEPS}, model, reduce, and without one {BETWEEN}"
+        )
     title = role if role == "scheduler" else f"{role}_{index or 0}"
-    return Fault(title, what, float(seconds or 0), int(number), place)
+    return Fault(title, what, float(seconds or 0), int(number or 0), place)
 
 
 class Rigged:
@@ -97,7 +104,7 @@ class Rigged:
     """
 
     def __init__(self, role: object, faults: list[Fault], first: int) -> None:
-        self._role, self._faults, self._round = role, list(faults), first
+        self._role, self._faults, self._round = role, faults, first
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._role, name)
@@ -105,26 +112,34 @@ class Rigged:
 
     def _struck(self, step: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            self._strike("before", step)
+            strike(self._faults, self._round, "before", step)
             answer = method(*arguments, **named)
-            self._strike("after", step)
+            strike(self._faults, self._round, "after", step)
             self._round += step == "record"
             return answer
 
         return call
 
-    def _strike(self, when: str, step: str) -> None:
-        for fault in [fault for fault in self._faults if fault.place == (when, step) and fault.round == self._round]:
-            self._faults.remove(fault)
-            match fault.what:
-                case "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                case "stop":
-                    os.kill(os.getpid(), signal.SIGSTOP)
-                case "sleep":
-                    time.sleep(fault.seconds)
-                case _:
-                    raise RuntimeError("a planned fault")
+
+def strike(faults: list[Fault], number: int, when: str, step: str) -> None:
+    """Let those faults strike, once, that are planned for this place.
+
+    Raises
+    ------
+    RuntimeError
+        That is what strikes.
+    """
+    for fault in [fault for fault in faults if fault.place == (when, step) and fault.round == number]:
+        faults.remove(fault)
+        match fault.what:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "sleep":
+                time.sleep(fault.seconds)
+            case _:
+                raise RuntimeError("a planned fault")
 
 
 def in_training(faults: list[Fault], number: int) -> str:

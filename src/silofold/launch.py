@@ -57,13 +57,23 @@ class Start(NamedTuple):
         Seconds since 1970.
     folder
         Where the job runs.
-    done
-        When a DONE was written that was there already, ns; 0: there was none.
+    record, done
+        When a record and a DONE were written that were there already, ns; 0: there was none.
     """
 
     began: float
     folder: RunFolder
+    record: int
     done: int
+
+    @classmethod
+    def now(cls, folder: RunFolder) -> Start:
+        """Look at what is there before the job is started."""
+        return cls(time.time(), folder, _stamp(folder.record), _stamp(folder.done))
+
+    def has_begun(self) -> bool:
+        """Whether the job has come to its first round."""
+        return _stamp(self.folder.record) not in {0, self.record}
 
     def is_over(self) -> bool:
         """Whether the job has said its last word: the run is done, or stopped as asked."""
@@ -104,7 +114,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _started(command: list[str], surroundings: dict[str, str], rounds: int, folder: RunFolder | None, out: Path) -> int:
     """Run the command, show how it goes, and judge how it ended."""
-    start = Start(time.time(), folder, _stamp(folder.done)) if folder else None
+    start = Start.now(folder) if folder else None
     # on a terminal all that the ranks print goes through one hand, or it would be written across the view
     errors = subprocess.STDOUT if sys.stdout.isatty() and sys.stderr.isatty() else None
     # in a session of its own: an interrupt of the terminal is a wish that the launcher passes on, not the ranks' death
@@ -112,10 +122,12 @@ def _started(command: list[str], surroundings: dict[str, str], rounds: int, fold
         command, env=surroundings, stdin=subprocess.DEVNULL, start_new_session=folder is not None,
         stdout=subprocess.PIPE if sys.stdout.isatty() else None, stderr=errors, text=True, errors="replace",
     ) as process:  # fmt: skip
-        threading.Thread(target=_guard, args=(process, start), daemon=True).start()
+        ended = threading.Event()
+        threading.Thread(target=_guard, args=(process, start, ended), daemon=True).start()
         if process.stdout:
             _show(process.stdout, rounds, RunFolder(out))
         code = process.wait()
+        code = RequeueError.exit_code if ended.is_set() else code
     return _judge(code, start) if start else code
 
 
@@ -181,12 +193,12 @@ def _judge(code: int, start: Start) -> int:
     folder = start.folder
     if start.is_over():
         return 0
-    if code in BAD_INPUT or not folder.record.exists():
-        return code
-    if code == RequeueError.exit_code:
+    if code in (*BAD_INPUT, RequeueError.exit_code):
         return code
     story = "mpirun ended, but the run has not" if code == 0 else f"a rank was lost (mpirun's exit code {code})"
-    sys.stderr.write(f"silofold: {story}: go on with --resume {folder.path}\n")
+    sys.stderr.write(
+        f"silofold: {story}: {f'go on with --resume {folder.path}' if folder.record.exists() else 'start it again'}\n"
+    )
     return RequeueError.exit_code
 
 
@@ -198,22 +210,30 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def _guard(process: subprocess.Popen[str], start: Start | None) -> None:
-    """End an mpirun that stays without ranks or after the run's last word.
+def _guard(process: subprocess.Popen[str], start: Start | None, ended: threading.Event) -> None:
+    """End an mpirun that waits for what will not come, and tell so by the event.
 
-    Open MPI's may stay when all ranks of another node are killed, and does so for a rank that is stopped.
+    Open MPI's may stay when all ranks of another node are killed; it stays for a rank that is stopped; and when a rank dies
+    while MPI itself starts, the others wait for it in there.
     """
-    alive = over = 0.0
+    most, since = 0, dict[str, float]()
     while process.poll() is None:
         time.sleep(GUARD_LOOKS_EVERY)
-        now = time.monotonic()
-        if any(" -m silofold " in command for command in machine.descendants(process.pid)):
-            alive = now
+        ranks = [child for child in machine.descendants(process.pid) if " -m silofold " in child.command]
+        most = max(most, len(ranks), machine.beside(ranks[0].pid) if ranks and not most else 0)
+        lost, reasons = len(ranks) < most, list[str]()
+        if lost and all(rank.stopped for rank in ranks):
+            reasons.append("none of its ranks is at work any more, and the run can be resumed")
         with contextlib.suppress(SilofoldError):  # of a status that is damaged the end of the job will tell
-            over = over or (now if start and start.is_over() else 0.0)
-        if any(since and now - since > FAREWELL for since in (alive, over)):
-            story = "the run's last word was said" if over else "its ranks have ended, and the run can be resumed"
-            sys.stderr.write(f"silofold: mpirun is ended, since it stays though {story}\n")
+            if start and lost and not start.has_begun():
+                reasons.append("a rank was lost before the run had begun")
+            if start and start.is_over():
+                reasons.append("the run's last word was said")
+        now = time.monotonic()
+        since = {reason: since.get(reason, now) for reason in reasons}
+        if late := [reason for reason, first in since.items() if now - first > FAREWELL]:
+            sys.stderr.write(f"silofold: mpirun is ended, since it stays though {late[0]}\n")
+            ended.set()
             process.terminate()
             try:
                 process.wait(FAREWELL)

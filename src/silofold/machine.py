@@ -9,7 +9,7 @@ import itertools
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -77,21 +77,40 @@ def gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev
     return sorted(path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*"))
 
 
-def descendants(pid: int, proc: Path = PROC) -> list[str]:
-    """List the command lines of all processes of this machine that a process has started, directly or not."""
+class Child(NamedTuple):
+    """A process: its number, its command line, and whether it is stopped."""
+
+    pid: int
+    command: str
+    stopped: bool
+
+
+def descendants(pid: int, proc: Path = PROC) -> list[Child]:
+    """List all processes of this machine that a process has started, directly or not."""
     parents: dict[int, int] = {}
+    stopped: set[int] = set()
     for entry in proc.iterdir():
         if entry.name.isdecimal() and (told := _read(entry / "stat")):
             state, parent = told.rpartition(") ")[2].split()[:2]
             if state != "Z":
                 parents[int(entry.name)] = int(parent)
-    found, todo = [], [pid]
+            if state == "T":
+                stopped.add(int(entry.name))
+    found, todo = list[Child](), [pid]
     while todo:
         above = todo.pop()
         children = [child for child, parent in parents.items() if parent == above]
-        found += [_read(proc / str(child) / "cmdline").replace("\0", " ") for child in children]
+        found += [
+            Child(child, _read(proc / str(child) / "cmdline").replace("\0", " "), child in stopped) for child in children
+        ]
         todo += children
     return found
+
+
+def beside(pid: int, proc: Path = PROC) -> int:
+    """Tell how many ranks the launcher started on this machine, as it told one of them (Open MPI, MPICH); 0 if unknown."""
+    told = dict(entry.partition("=")[::2] for entry in _read(proc / str(pid) / "environ").split("\0"))
+    return next((int(told[name]) for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS") if name in told), 0)
 
 
 def tasks(environment: Mapping[str, str] = os.environ) -> int | None:

@@ -31,7 +31,7 @@ from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SchemaError, SilofoldError
-from silofold.messages import Over, Summary
+from silofold.messages import Over, Regroup, Summary
 from silofold.record import checkpoint, control, history, log, surroundings
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
@@ -144,10 +144,16 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
         sys.stdout.write(f"stopped at once, as asked; go on with --resume {job.folder.path}\n")
         world.abort(RequeueError.exit_code)  # with 0, Open MPI takes it for the end of one rank alone
     except RankLost as loss:
-        return _without(loss, role, job, world, request, generation)
+        faults.strike(planned, 0, "before", "regroup")
+        order = _without(loss, role, job, world, request)
+        faults.strike(planned, 0, "after", "regroup")
+        world = world.among(order.ranks, generation)
+        faults.strike(planned, 0, "before", "restart")
+        overrides = (*request.overrides, *_shape(world, job))
+        return world, replace(request, recipe=None, resume=True, out=job.folder.path, overrides=overrides)
 
 
-def _without(loss: RankLost, role: Role, job: Job, world: World, request: Request, generation: int) -> tuple[World, Request]:
+def _without(loss: RankLost, role: Role, job: Job, world: World, request: Request) -> Regroup:
     """Find the survivors, who go on as if the job had been started anew, but at once."""
     if request.replay:
         raise RequeueError(f"{loss}; start the replay again")
@@ -157,9 +163,7 @@ def _without(loss: RankLost, role: Role, job: Job, world: World, request: Reques
     if isinstance(role, Scheduler):
         role.close()
         job.folder.release()
-    world = regroup(world, job, generation, loss.suspects)
-    overrides = (*request.overrides, *_shape(world, job))
-    return world, replace(request, recipe=None, resume=True, out=job.folder.path, overrides=overrides)
+    return regroup(world, job, loss.suspects)
 
 
 def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabrics]]:
@@ -286,7 +290,9 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     with world.together():
         role = _make_role(world, job, request, beginning, slices, node, trainee, people)
     fabrics = Fabrics(world, layout, slices, node, settings.rounds.start_window)
-    logger.info("ready after %.1f s", time.time() - began)
+    took = time.time() - began
+    logger.info("ready after %.1f s", took)
+    world.patience = settings.rounds.start_window + 2 * took  # should the survivors of a loss have to start again
     if world.rank == 0:
         _introduce(job, slices[-1].stop, people)
     return role, job, fabrics

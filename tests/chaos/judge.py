@@ -59,7 +59,16 @@ def launch(*words: str, shape: tuple[int, int, int], environment: Mapping[str, s
 
 def processes(out: Path) -> list[int]:
     """Find processes of the job in this run folder."""
-    found = []
+    return sorted(_commands(out))
+
+
+def ranks(out: Path) -> list[int]:
+    """Find those that are ranks, not mpirun."""
+    return sorted(pid for pid, words in _commands(out).items() if words[1:3] == [b"-m", b"silofold"])
+
+
+def _commands(out: Path) -> dict[int, list[bytes]]:
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():
             continue
@@ -69,8 +78,8 @@ def processes(out: Path) -> list[int]:
         except OSError:
             continue
         if str(out).encode() in words and b"train" in words and state != "Z":
-            found.append(int(entry.name))
-    return sorted(found)
+            found[int(entry.name)] = words
+    return found
 
 
 def judge(
@@ -92,7 +101,10 @@ def judge(
     code = ended.code
     # an error in silofold itself ends a job that does not survive it with 1: it must be seen, and still the run can go on
     resumed = code == 75 or (code == 1 and "raise" in "".join(environment.values()))
-    if resumed:
+    if resumed and not (out / "run.json").exists():  # lost before the first round: the same command again
+        again = launch(*words, shape=shape)
+        assert again.code == 0, again
+    elif resumed:
         again = launch("--resume", str(out), "--data", str(data), shape=(1, 0, 1))
         assert again.code == 0, again
     else:

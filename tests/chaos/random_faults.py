@@ -1,9 +1,9 @@
 """Random faults at random instants of whole jobs: python tests/chaos/random_faults.py --runs 100 --seed 1 [--jobs DIR]
 
 Each run has 12 ranks (1 scheduler, 3 servers, 1 standby, 7 workers). From one to three of its ranks are killed, stopped, or
-stopped and continued, at instants drawn from the seed; the job must end by itself, resume if it says so, and a replay of
-who took part must give the same bits. A run that hangs for four minutes, leaves a process or sums wrongly ends the program
-with 1.
+stopped and continued, at instants drawn from the seed; in every fifth run, one is killed or stopped and continued within two
+seconds of its start. The job must end by itself, resume if it says so, and a replay of who took part must give the same
+bits. A run that hangs for four minutes, leaves a process or sums wrongly ends the program with 1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,31 @@ import tiny_silos
 from chaos import judge
 
 SHAPE = (3, 1, 7)
+EARLY = 4
+"""The last of five runs is struck while it starts."""
 SIZES = (61, 18, 40, 33, 25, 52, 30, 44, 29)
+
+
+def strike_start(out: Path, rng: random.Random, told: list[str]) -> None:
+    """Wait for the job's processes, then strike while it starts."""
+    deadline = time.monotonic() + 120
+    while len(ranks := judge.ranks(out)) < 1 + sum(SHAPE) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if not ranks:
+        return
+    time.sleep(seconds := rng.uniform(0, 2))
+    rank, what = rng.randrange(len(ranks)), rng.choice(("kill", "pause"))
+    told.append(f"{what} rank {rank} {seconds:.1f} s after its start")
+    hit(sorted(ranks)[rank], what, rng)
+
+
+def hit(pid: int, what: str, rng: random.Random) -> None:
+    """Kill a process, stop it, or stop it for a while."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL if what == "kill" else signal.SIGSTOP)
+        if what == "pause":
+            time.sleep(rng.uniform(0.5, 9))
+            os.kill(pid, signal.SIGCONT)
 
 
 def strike(out: Path, rng: random.Random, told: list[str]) -> None:
@@ -42,11 +66,7 @@ def strike(out: Path, rng: random.Random, told: list[str]) -> None:
             time.sleep(rng.uniform(0, 0.8))
             what = rng.choice(("kill", "kill", "stop", "pause"))
             told.append(f"{what} {person['role']}")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(person["pid"], signal.SIGKILL if what == "kill" else signal.SIGSTOP)
-                if what == "pause":
-                    time.sleep(rng.uniform(0.5, 9))
-                    os.kill(person["pid"], signal.SIGCONT)
+            hit(person["pid"], what, rng)
 
 
 def say(line: str) -> None:
@@ -71,7 +91,9 @@ def main() -> int:
         for number in range(options.first, options.first + options.runs):
             out, told = folder / f"run_{number}", list[str]()
             rng = random.Random(f"{options.seed} {number}")  # noqa: S311  (no secret)
-            striker = threading.Thread(target=strike, args=(out, rng, told), daemon=True)
+            striker = threading.Thread(
+                target=strike_start if number % 5 == EARLY else strike, args=(out, rng, told), daemon=True
+            )
             striker.start()
             begin = time.monotonic()
             try:
@@ -83,7 +105,7 @@ def main() -> int:
             striker.join()
             counts["went on" if not found.resumed else "ended with 75 and resumed"] += 1
             counts["left processes"] += bool(found.left)
-            struck.update(told)
+            struck.update("in the start" if " after " in one else one for one in told)
             story = f"{', '.join(told) or 'too fast to strike'}: code {found.code}, {found.rounds} rounds, {found.void} void"
             story += f", {found.lost} updates lost, replay identical, {time.monotonic() - begin:.1f} s"
             say(f"run {number}: {story}")

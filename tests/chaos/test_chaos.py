@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+import run_folder
 from chaos import judge
 from silofold import faults, launch
 
@@ -78,6 +81,14 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "one worker after the other, kill", Case(
         "worker 0: kill @ round 2 before train; worker 1: kill @ round 3 before reduce"
     )  # fmt: skip
+    for what in ("kill", "stop"):
+        for place in (" ".join(place) for place in faults.BETWEEN):
+            yield (
+                f"scheduler, kill; worker 1, {what} {place}",
+                Case(
+                    f"scheduler: kill @ round 2 before train; worker 1: {what} @ {place}", goes_on=place == "before regroup"
+                ),
+            )
     yield "worker, kill, standby takes over", Case("worker 1: kill @ round 2 before train", (2, 1, 3))
     yield "server, kill, standby fills the ranks", Case("server 1: kill @ round 2 before train", (2, 1, 3))
     yield "standby, kill", Case("standby 0: kill @ round 1 before plan", (2, 1, 3), needed=False)
@@ -157,3 +168,20 @@ def test_fault(
         assert outcome.seconds < undisturbed(case).seconds + ENDS_WITHIN
     if not outcome.void and not outcome.lost:
         assert outcome.digests == undisturbed(case).digests
+
+
+def test_a_rank_dies_while_mpi_starts(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """Open MPI's start waits for it for ever: the launcher ends that, and the same command does the job."""
+    out = tmp_path / "run"
+
+    def strike() -> None:
+        run_folder.until(lambda: len(judge.ranks(out)) == 1 + sum(SHAPE))
+        os.kill(judge.ranks(out)[-1], signal.SIGKILL)
+
+    striker = threading.Thread(target=strike, daemon=True)
+    striker.start()
+    outcome = judge.judge(out, recipe, tiny, SHAPE, {}, {})
+    striker.join()
+    assert outcome.left == []
+    assert outcome.resumed
+    assert outcome.seconds < launch.FAREWELL + ENDS_WITHIN

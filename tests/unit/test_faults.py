@@ -22,6 +22,9 @@ def test_planned_for_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert faults.planned("server_0") == [Fault("server_0", "sleep", 1.5, 1, ("after", "train"))]
     assert faults.planned("scheduler") == []
+    monkeypatch.setenv(faults.VARIABLE, "worker 3: stop @ before restart")
+    assert faults.planned("worker_3") == [Fault("worker_3", "stop", 0.0, 0, ("before", "restart"))]
+    monkeypatch.setenv(faults.VARIABLE, text)
     assert faults.in_training(faults.planned("worker_3"), 2) == "nan"
     assert faults.in_training(faults.planned("worker_3"), 4) == ""
 
@@ -31,6 +34,8 @@ def test_planned_for_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         "worker 3 kill @ round 4 before reduce", "worker 3: kill @ round 4", "worker 3: nan @ round 4 before train",
         "clerk: kill @ round 1 before plan", "worker 3: kill @ round 4 before lunch", "worker 3: hug @ round 4 before train",
+        "worker 3: kill @ round 4 before regroup", "worker 3: kill @ after restart", "worker 3: kill @ before train",
+        "worker 3: nan @",
     ],
 )  # fmt: skip
 def test_what_cannot_be_understood(text: str, monkeypatch: pytest.MonkeyPatch) -> None:

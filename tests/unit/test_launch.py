@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
 import signal
 import subprocess
 import sys
-import time
+import threading
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -102,11 +103,38 @@ def test_an_mpirun_that_stays_without_ranks_is_ended(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
     script = f"{sys.executable} -c 'import time; time.sleep(1)' -m silofold train & wait; sleep 60"
     with subprocess.Popen(["bash", "-c", script], text=True) as process:
-        launch._guard(process, None)
+        launch._guard(process, None, threading.Event())
         assert process.wait(5) == -signal.SIGTERM
     with subprocess.Popen(["bash", "-c", "sleep 1.5"], text=True) as process:  # one that has not started its ranks yet
-        launch._guard(process, None)
+        launch._guard(process, None, threading.Event())
         assert process.wait(5) == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "other", "ended"),
+    [("{}", "kill -STOP $!", True), ("", "true", True), ("{}", "true", False)],
+    ids=["a stopped rank is all that is left", "a rank is lost before the run has begun", "survivors"],
+)
+def test_an_mpirun_that_waits_for_a_rank_is_ended(
+    record: str, other: str, *, ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "FAREWELL", 0.5)
+    monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
+    folder = RunFolder(tmp_path)
+    start = launch.Start.now(folder)
+    if record:
+        folder.record.write_text(record)
+    rank = f"{sys.executable} -c 'import time; time.sleep({{}})' -m silofold train &"
+    script = f"{rank.format(1)} {rank.format(3)} sleep 0.3; {other}; wait"
+    with subprocess.Popen(["bash", "-c", script], start_new_session=True, text=True) as process:
+        told = threading.Event()
+        try:
+            launch._guard(process, start, told)
+            assert process.wait(5) == (-signal.SIGTERM if ended else 0)
+            assert told.is_set() == ended
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_an_mpirun_that_stays_after_the_last_word_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +146,9 @@ def test_an_mpirun_that_stays_after_the_last_word_is_ended(tmp_path: Path, monke
         folder.done.unlink(missing_ok=True)
         if before:
             folder.done.write_text(before)
-        start = launch.Start(time.time(), folder, launch._stamp(folder.done))
+        start = launch.Start.now(folder)
         write = f"rm -f {folder.done}; echo {after} > {folder.done}; sleep 60" if after else "true"
         script = f"{sys.executable} -c 'import time; time.sleep({5 if after else 2})' -m silofold train & sleep 1; {write}"
         with subprocess.Popen(["bash", "-c", f"{script}; wait"], text=True) as process:
-            launch._guard(process, start)
+            launch._guard(process, start, threading.Event())
             assert process.wait(5) == code

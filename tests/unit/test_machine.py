@@ -75,3 +75,14 @@ def test_gpus(tmp_path: Path) -> None:
     assert machine.gpus({}, tmp_path) == ["0", "1"]
     assert machine.gpus({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == ["1"]
     assert machine.gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
+
+
+def test_processes_that_a_process_started(tmp_path: Path) -> None:
+    for pid, state, parent in ((7, "S", 1), (8, "R", 7), (9, "T", 8), (10, "Z", 7), (11, "S", 1)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a (name) of it) {state} {parent} 0")
+        (tmp_path / str(pid) / "cmdline").write_text(f"program\0{pid}\0")
+    (tmp_path / "8" / "environ").write_text("HOME=/\0OMPI_COMM_WORLD_LOCAL_SIZE=3\0")
+    found = machine.descendants(7, tmp_path)
+    assert found == [machine.Child(8, "program 8 ", stopped=False), machine.Child(9, "program 9 ", stopped=True)]
+    assert [machine.beside(pid, tmp_path) for pid in (8, 9)] == [3, 0]

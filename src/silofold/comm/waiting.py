@@ -6,6 +6,7 @@ little, and sleeps longer the longer it lasts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ def until(
             pause = min(pause * GROWTH, max(longest, min(PATIENCE * (now - begin), IDLE_SLEEP)))
 
 
-def complete(requests: Iterable[MPI.Request], deadline: float, flying: deque[MPI.Request] | None = None) -> None:
+def complete(requests: Iterable[MPI.Request], deadline: float = math.inf, flying: deque[MPI.Request] | None = None) -> None:
     """Wait until all requests are complete.
 
     Parameters
@@ -74,7 +75,7 @@ def complete(requests: Iterable[MPI.Request], deadline: float, flying: deque[MPI
     requests
         Begun as they are drawn: a generator's no more than `AHEAD` at a time.
     deadline
-        On the clock of `time.monotonic`, seconds.
+        On the clock of `time.monotonic`, seconds; none where the caller keeps a watchdog.
     flying
         Where those are kept that are not known to be complete.
 

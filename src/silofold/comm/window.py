@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from silofold.comm import failures, waiting
-from silofold.comm.world import START_WINDOW
+from silofold.comm import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,8 +85,7 @@ class Node:
         self.shared, self._lowest = False, world.rank
         works = world.rank >= layout.server_ranks.stop
         if labels:
-            words = f"silofold: rank {world.rank}: no shared memory within {START_WINDOW:.0f} s: some rank hangs or died\n"
-            with failures.watchdog(START_WINDOW, words, world.end_job):  # the library's calls below have no deadline
+            with world.hurried():
                 self._share(world, layout, labels)
         if not self.shared:
             self.model = aligned(parameters if world.rank >= layout.server_ranks.start else 0, self._model_kind)

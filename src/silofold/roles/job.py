@@ -196,8 +196,8 @@ def _heed(world: World, rank: int, message: AnyMessage, expected: str) -> None:
             raise RequeueError(f"rank {world.rank} expected a {expected} of the scheduler, found {message}")
 
 
-def regroup(world: World, job: Job, generation: int, suspects: frozenset[int]) -> World:
-    """Find out which ranks are still there, and make the world of those; every survivor calls this.
+def regroup(world: World, job: Job, suspects: frozenset[int]) -> Regroup:
+    """Find out which ranks are still there and end those of this host that are not; every survivor calls this.
 
     The lowest living rank leads. Roles come in their order: a server that is left stays a server unless it must schedule.
 
@@ -217,7 +217,7 @@ def regroup(world: World, job: Job, generation: int, suspects: frozenset[int]) -
             order = _hear_leader(world, leader, seconds + 2 * GRACE)
     for rank in order.expelled:
         world.end_rank(rank)
-    return world.among(order.ranks, generation, rounds.start_window)
+    return order
 
 
 def _hear_leader(world: World, leader: int, seconds: float) -> Regroup | None:
