@@ -23,7 +23,7 @@ from PIL import Image
 import console
 from combine import first, spread
 from leaf import SIDE, Shard, read_shard, shards
-from silofold.data.picture import FAULTS, pixels
+from silofold.data.picture import FAULTS, opened, pixels
 from silofold.data.silo import (
     SPLITS,
     Batch,
@@ -72,7 +72,7 @@ class FileSource:
 
     def load(self, picture: Picture) -> Image.Image:
         """Open one picture."""
-        return Image.open(picture.path)
+        return opened(picture.path)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,9 @@ def _batches(
     place = {writer: index for index, writer in enumerate(writers)}
     for start in range(0, len(listing), BATCH):
         chunk = listing[start : start + BATCH]
-        images = np.stack([_pixels(job, picture) for picture in chunk])
+        images = np.empty((len(chunk), *job.layout.image_shape), np.uint8)
+        for row, picture in enumerate(chunk):
+            images[row] = _pixels(job, picture)
         keys.append(image_keys(images))
         labels = np.array([picture.label for picture in chunk], np.int32)
         yield images, labels, np.array([place[picture.writer] for picture in chunk], np.int32)

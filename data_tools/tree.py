@@ -71,10 +71,11 @@ class Tree:
             A class folder is unknown, or something that is no folder lies between them.
         """
         home = self.root / folder / split
+        labels = {name: self._label(home, name) for name in (subfolders(home) if home.exists() else ())}
         rows = [
-            (self._writer(folder, entry.name), self._label(home, labelled), natural(entry.name), entry.path)
-            for labelled in (subfolders(home) if home.exists() else ())
-            for entry in entries(home / labelled)
+            (self._writer(folder, entry.name), label, natural(entry.name), entry.path)
+            for name, label in labels.items()
+            for entry in entries(home / name)
         ]
         return (Picture(writer, label, path) for writer, label, _, path in sorted(rows))
 

@@ -65,15 +65,15 @@ def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, f
         Whether this update is the first: what `total` held is overwritten.
     """
     for start in range(0, len(total), BLOCK):
-        block = update[start : start + BLOCK].astype(np.float64)
+        sums = total[start : start + BLOCK]
+        fixed = sums if first else np.empty_like(sums)
+        block = fixed.view(np.float64)  # the same memory
+        block[:] = update[start : start + BLOCK]
         block *= SCALE  # a power of two: no rounding
         block += ROUNDER
-        fixed, sums = block.view(np.int64), total[start : start + BLOCK]
         fixed -= _BIAS
-        if first:
-            np.multiply(fixed, weight, out=sums)
-        else:
-            fixed *= weight
+        fixed *= weight
+        if not first:
             sums += fixed
 
 

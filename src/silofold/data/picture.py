@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from silofold.errors import SchemaError
 
@@ -43,6 +43,22 @@ def pixels(image: Image.Image, shape: tuple[int, ...], name: str) -> NDArray[np.
     return np.frombuffer(fitting.tobytes(), np.uint8).reshape(shape)
 
 
+def opened(path: str | Path) -> Image.Image:
+    """Open a picture file, of which every byte is read: PIL's many small reads are faster in memory.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read, or is no picture.
+    """
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (a third of the time of Path's way for a small picture)
+        content = io.BytesIO(file.read())
+    try:
+        return Image.open(content)
+    except UnidentifiedImageError:
+        raise OSError("found no format of pictures that PIL knows") from None
+
+
 def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Read a picture file as an image of a silo's shape.
 
@@ -52,7 +68,7 @@ def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         It cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return pixels(image, shape, str(path))
     except FAULTS as error:
         raise SchemaError(f"{path}: not a readable picture: {' '.join(str(error).split())}") from error
