@@ -219,8 +219,8 @@ def _guard(process: subprocess.Popen[str], start: Start | None, ended: threading
     most, since = 0, dict[str, float]()
     while process.poll() is None:
         time.sleep(GUARD_LOOKS_EVERY)
-        ranks = [child for child in machine.descendants(process.pid) if " -m silofold " in child.command]
-        most = max(most, len(ranks), machine.beside(ranks[0].pid) if ranks and not most else 0)
+        ranks = _ranks(process.pid)
+        most = max(most, len(ranks), machine.beside(ranks[0].pid) if ranks else 0)
         lost, reasons = len(ranks) < most, list[str]()
         if lost and all(rank.stopped for rank in ranks):
             reasons.append("none of its ranks is at work any more, and the run can be resumed")
@@ -239,6 +239,13 @@ def _guard(process: subprocess.Popen[str], start: Start | None, ended: threading
                 process.wait(FAREWELL)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _ranks(mpirun: int) -> list[machine.Child]:
+    """Find the ranks that an mpirun has started here; a process that a rank starts bears its name for an instant."""
+    found = [child for child in machine.descendants(mpirun) if " -m silofold " in child.command]
+    own = {child.pid for child in found}
+    return [child for child in found if child.parent not in own]
 
 
 def _show(lines: Iterable[str], rounds: int, folder: RunFolder) -> None:

@@ -78,9 +78,10 @@ def gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev
 
 
 class Child(NamedTuple):
-    """A process: its number, its command line, and whether it is stopped."""
+    """A process: its number and its parent's, its command line, and whether it is stopped."""
 
     pid: int
+    parent: int
     command: str
     stopped: bool
 
@@ -100,9 +101,9 @@ def descendants(pid: int, proc: Path = PROC) -> list[Child]:
     while todo:
         above = todo.pop()
         children = [child for child, parent in parents.items() if parent == above]
-        found += [
-            Child(child, _read(proc / str(child) / "cmdline").replace("\0", " "), child in stopped) for child in children
-        ]
+        for child in children:
+            command = _read(proc / str(child) / "cmdline").replace("\0", " ")
+            found.append(Child(child, above, command, child in stopped))
         todo += children
     return found
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+import run_folder
 from records import summary
-from silofold import cli, launch
+from silofold import cli, launch, machine
 from silofold.errors import TopologyError
 from silofold.record.rundir import RunFolder
 
@@ -108,6 +109,16 @@ def test_an_mpirun_that_stays_without_ranks_is_ended(monkeypatch: pytest.MonkeyP
     with subprocess.Popen(["bash", "-c", "sleep 1.5"], text=True) as process:  # one that has not started its ranks yet
         launch._guard(process, None, threading.Event())
         assert process.wait(5) == 0
+
+
+def test_what_a_rank_starts_is_no_rank() -> None:
+    """Also while it still bears the rank's name; else it would be missed once it is gone."""
+    start = f"import subprocess as s; s.run([{sys.executable!r}, '-c', 'import time; time.sleep(3)', '-m silofold '])"
+    with subprocess.Popen(["bash", "-c", f'{sys.executable} -c "{start}" -m silofold train; true']) as process:
+        run_folder.until(lambda: len(machine.descendants(process.pid)) == 2, 3)
+        assert all(" -m silofold " in child.command for child in machine.descendants(process.pid))
+        assert [child.parent for child in launch._ranks(process.pid)] == [process.pid]
+        process.wait(10)
 
 
 @pytest.mark.parametrize(

@@ -84,5 +84,5 @@ def test_processes_that_a_process_started(tmp_path: Path) -> None:
         (tmp_path / str(pid) / "cmdline").write_text(f"program\0{pid}\0")
     (tmp_path / "8" / "environ").write_text("HOME=/\0OMPI_COMM_WORLD_LOCAL_SIZE=3\0")
     found = machine.descendants(7, tmp_path)
-    assert found == [machine.Child(8, "program 8 ", stopped=False), machine.Child(9, "program 9 ", stopped=True)]
+    assert found == [machine.Child(8, 7, "program 8 ", stopped=False), machine.Child(9, 8, "program 9 ", stopped=True)]
     assert [machine.beside(pid, tmp_path) for pid in (8, 9)] == [3, 0]
