@@ -381,10 +381,12 @@ class World:
         try:
             with failures.watchdog(self.patience, f"{words}; start the job again\n", self._end):
                 yield
-        except MPI.Exception:
+        except MPI.Exception as fault:
             if not failures.offers_ulfm():
                 raise
-            sys.stderr.write(f"silofold: rank {self.rank}: another rank died during start-up; start the job again\n")
+            sys.stderr.write(
+                f"silofold: rank {self.rank}: another rank died during start-up ({fault}); start the job again\n"
+            )
             self._end()
 
     # --- the end -------------------------------------------------------------------------------------------------------
