@@ -35,6 +35,7 @@ from silofold.data import silo as silos
 READY: Final = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) scheduler INFO ready", re.MULTILINE)
 CLASSES: Final = 62
 SIDE: Final = 28
+MODELS: Final = {"lenet": "lenet", "convolutions": "many_silos:Convolutions"}
 MEAN_EXAMPLES: Final = 197
 """Of FEMNIST's 671,585 training pictures of 3,400 writers."""
 RECIPE: Final = """
@@ -112,13 +113,13 @@ def watch(out: Path, seen: list[int], ended: threading.Event) -> None:
             seen += [sum(memory(Path(f"/proc/{rank['pid']}")) for rank in ranks)] * (lines - len(seen))
 
 
-def federation(data: Path, model: str, rounds: int, workers: int) -> dict[str, Any]:
+def federation(data: Path, model: str, rounds: int, workers: int, settings: list[str]) -> dict[str, Any]:
     """Run one federation and measure it."""
     with tempfile.TemporaryDirectory() as folder:
         recipe, out = Path(folder) / "run.toml", Path(folder) / "run"
         recipe.write_text(RECIPE.format(rounds=rounds, model=model), encoding="ascii")
         command = [sys.executable, "-m", "silofold", "launch", str(recipe), "--data", str(data), "--out", str(out)]
-        command += ["--servers", "1", "--workers", str(workers)]
+        command += ["--servers", "1", "--workers", str(workers), *(f"--set={setting}" for setting in settings)]
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         seen: list[int] = []
         ended = threading.Event()
@@ -144,7 +145,9 @@ def federation(data: Path, model: str, rounds: int, workers: int) -> dict[str, A
         "round_seconds": median(each[len(each) // 2 :]),
         "evaluation_seconds": seconds - start - sum(each),
         "bytes_of_record_a_round": max(map(len, lines)),
+        "phases": {phase: round(median(entry[phase] for entry in entries), 4) for phase in entries[-1] if phase != "ranks"},
         "gigabytes_after_round_1": seen[0] / 1e9,
+        "gigabytes_halfway": seen[len(seen) // 2] / 1e9,
         "gigabytes_at_most": max(seen) / 1e9,
         "gigabytes_at_the_end": seen[-2] / 1e9,
     }
@@ -157,13 +160,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="where they lie, or are left for the next time")
     parser.add_argument("--rounds", type=int, default=60, help="rounds of each federation (default: 60)")
     parser.add_argument("--workers", type=int, default=2, help="worker ranks (default: 2)")
+    parser.add_argument("--models", nargs="+", default=[*MODELS], choices=MODELS, help="which (default: all)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in silofold launch")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = given.data or Path(folder)
         if not (data / silos.MANIFEST).exists():
             data.mkdir(parents=True, exist_ok=True)
             make(data, given.silos)
-        rows = [federation(data, model, given.rounds, given.workers) for model in ("lenet", "many_silos:Convolutions")]
+        rows = [federation(data, MODELS[model], given.rounds, given.workers, given.set) for model in given.models]
     for row in rows:
         print(
             "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())

@@ -1,8 +1,8 @@
-"""Measure the step of local training: plain, of several silos side by side, and as a CUDA graph where there is a GPU.
+"""Measure the step of local training: plain, and on a GPU as a CUDA graph, of one silo after the other and side by side.
 
-As many silos as asked for, LeNet with 3 channels, batches of 32. The ways take turns. For each number of silos it prints the
-milliseconds in which every one of them has made a step, wall and processor time (medians over the turns), and the ratio to
-one by one; then one JSON object.
+LeNet with 3 channels in batches of 32, and the network of many_silos.py in batches of 20. The ways take turns. Prints the
+milliseconds of one silo's step, wall and processor time (medians over the turns), and the ratio to a plain step; then one
+JSON object.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 import sys
 import time
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from silofold import seeds
@@ -24,7 +25,22 @@ from silofold.training.side_by_side import Member, Trainer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CLASSES, SIDE, BATCH = 62, 32, 32
+CLASSES: Final = 62
+
+
+class Work(NamedTuple):
+    """A model and what it is trained on."""
+
+    model: dict[str, object]
+    side: int
+    batch: int
+    momentum: float
+
+
+WORKS: Final = {
+    "LeNet": Work({"name": "lenet", "channels": 3}, 32, 32, 0.9),
+    "two convolutions": Work({"name": "many_silos:Convolutions"}, 28, 20, 0.0),
+}
 
 
 def took(trainer: Trainer, start: np.ndarray, silos: Sequence[local.Samples], size: int) -> tuple[float, float]:
@@ -32,54 +48,54 @@ def took(trainer: Trainer, start: np.ndarray, silos: Sequence[local.Samples], si
     begin, spent = time.perf_counter(), time.process_time()
     for first in range(0, len(silos), size):
         trainer.model.load(start)
-        members = [Member(one, seeds.generator(1, "shuffle"), None) for one in silos[first : first + size]]
+        members = [Member(one, seeds.generator(1, "shuffle"), None, 1) for one in silos[first : first + size]]
         for done in trainer.train(members, float("inf")):
             if done.reason:
                 sys.exit(f"error: {done.reason}")
     return time.perf_counter() - begin, time.process_time() - spent
 
 
+def measure(name: str, most: Sequence[int], steps: int, turns: int) -> list[dict[str, object]]:
+    """Let the ways take turns with one model."""
+    work, place, rng = WORKS[name], device.choose("auto", 0, 1), np.random.default_rng(1)
+    model = build.build(work.model, [str(n) for n in range(CLASSES)], (work.side, work.side), 1, place)
+    start, plain = model.host.copy(), Local(batch_size=work.batch, momentum=work.momentum)
+    images = rng.integers(0, 256, (max(most), work.batch * steps, work.side, work.side)).astype(np.uint8)
+    labels = rng.integers(0, CLASSES, images.shape[:2])
+    silos = [local.load(*pair, place) for pair in zip(images, labels, strict=True)]
+    ways = {"plain": (plain, 1)}
+    if place.type == "cuda":
+        graphed = msgspec.structs.replace(plain, cuda_graph=True)
+        ways["CUDA graph"] = (graphed, 1)
+        ways |= {f"{size} side by side": (msgspec.structs.replace(graphed, side_by_side=size), size) for size in most}
+    trainers = {way: (Trainer(model, settings), size) for way, (settings, size) in ways.items()}
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for turn in range(turns + 1):
+        for way, (trainer, size) in trainers.items():
+            seconds = took(trainer, start, silos, size)
+            if turn:  # the first one warms up
+                found[way].append(seconds)
+    rows: list[dict[str, object]] = []
+    for way, times in found.items():
+        wall, used = (1e3 * median(column) / steps / len(silos) for column in zip(*times, strict=True))
+        rows.append({"model": name, "way": way, "wall_ms": wall, "processor_ms": used})
+        rows[-1]["ratio"] = wall / float(str(rows[0]["wall_ms"]))
+    return rows
+
+
 def main() -> int:
-    """Measure."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--silos", type=int, nargs="+", default=[3, 10], metavar="N", help="silos, all side by side")
+    parser.add_argument("--side-by-side", type=int, nargs="+", default=[2, 5, 10], metavar="N", help="silos at once")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="steps of a silo")
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="measurements of each")
     given = parser.parse_args()
-    place, rng, rows = device.choose("auto", 0, 1), np.random.default_rng(1), []
-    model = build.build({"name": "lenet", "channels": 3}, [str(n) for n in range(CLASSES)], (SIDE, SIDE), 1, place)
-    start = model.host.copy()
-    for count in given.silos:
-        images = rng.integers(0, 256, (count, BATCH * given.steps, SIDE, SIDE)).astype(np.uint8)
-        labels = rng.integers(0, CLASSES, (count, BATCH * given.steps))
-        silos = [local.load(*pair, place) for pair in zip(images, labels, strict=True)]
-        ways = {"one by one": (Local(), 1), "side by side": (Local(side_by_side=count), count)}
-        if place.type == "cuda":
-            ways["CUDA graph"] = (Local(cuda_graph=True), 1)
-        trainers = {name: (Trainer(model, settings, (SIDE, SIDE)), size) for name, (settings, size) in ways.items()}
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        for turn in range(given.turns + 1):
-            for name, (trainer, size) in trainers.items():
-                seconds = took(trainer, start, silos, size)
-                if turn:  # the first one warms up
-                    found[name].append(seconds)
-        plain = [median(times) for times in zip(*found["one by one"], strict=True)]
-        for name, times in found.items():
-            wall, used = (median(times) for times in zip(*times, strict=True))
-            row = {
-                "silos": count,
-                "way": name,
-                "wall_ms": 1e3 * wall / given.steps,
-                "processor_ms": 1e3 * used / given.steps,
-            }
-            row |= {"wall_ratio": wall / plain[0], "processor_ratio": used / plain[1]}
-            print(
-                "  ".join(
-                    f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-                )
-            )
-            rows.append(row)
-    print(json.dumps({"device": device.describe(place)["hardware"], "rows": rows}))
+    rows = [row for name in WORKS for row in measure(name, given.side_by_side, given.steps, given.turns)]
+    for row in rows:
+        print(
+            "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+        )
+    print(json.dumps({"device": device.describe(device.choose("auto", 0, 1))["hardware"], "rows": rows}))
     return 0
 
 

@@ -25,13 +25,6 @@ class Net(nn.Module):
         return logits
 
 
-class Plain(nn.Sequential):
-    """Two layers and nothing in which the images of a batch meet."""
-
-    def __init__(self, classes: int, image_shape: tuple[int, ...], width: int = 16) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(math.prod(image_shape), width), nn.ReLU(), nn.Linear(width, classes))
-
-
 class Sleepy(Net):
     """A model that takes its time over each training step of a large silo: more than a window holds."""
 

@@ -321,7 +321,7 @@ class Bench:
         if before.momentum is not None:
             momentum.copy_(momentum.new_tensor(before.momentum))
         rng = seeds.generator(settings.seed, "shuffle", number, model)
-        local.seed_torch(settings.seed, number, model)
+        local.seed_torch(seeds.torch_seed(settings.seed, "dropout", number, model))
         try:
             outcome = self._train(model, momentum, rng)
         except Exception as fault:  # noqa: BLE001  (a user's model may raise anything; the model of the round before stands)

@@ -192,7 +192,7 @@ def _personalised(
     for index, samples in enumerate(tests):
         model.load(vectors[index if len(vectors) > 1 else 0])
         rng = seeds.generator(found.settings.seed, "shuffle", found.manifest.round + 1, index)
-        local.seed_torch(found.settings.seed, found.manifest.round + 1, index)
+        local.seed_torch(seeds.torch_seed(found.settings.seed, "dropout", found.manifest.round + 1, index))
         train = _samples(folder, data, index, "train", model)
         done = local.train(model, train, settings, model.gradient.new_zeros(model.gradient.shape), rng, math.inf)
         if done.reason:

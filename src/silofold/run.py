@@ -451,7 +451,7 @@ def _host(world: World, job: Job) -> Trainee:
             place,
             compiled=job.settings.local.compile,
         )
-        trainer = side_by_side.Trainer(model, job.settings.local, job.data.image_shape)
+        trainer = side_by_side.Trainer(model, job.settings.local)
 
         def load(index: int) -> Silo:
             parts = ahead.pop(index).result() if index in ahead else read(index)
@@ -587,7 +587,7 @@ def _make_scheduler(
         job.folder.write_record(present)
         record = history.History(job.folder.metrics, earlier)
         for sink in sinks:
-            sink.open(job.folder.path, earlier)
+            sink.open(job.folder.path, [history.fill_in(summary, job.untold) for summary in earlier])
     except OSError as fault:
         raise RunFolderError(f"{fault.filename or job.folder.path}: {fault.strerror}") from None
     return Scheduler(world, job, node, record, sinks, settings, slices, resumed, changes)

@@ -103,6 +103,7 @@ CASES = [
     Case("own model that is none", ("torch.nn.Module",), ("model.name=json:JSONDecoder",)),
     Case("plug-in without name", ("strategy", "a table with a name"), ("strategy.name=3",)),
     Case("no GPU", ('device = "cuda"', "no GPU"), ("device=cuda",)),
+    Case("no GPU for a graph", ("local.cuda_graph = true", "device cpu"), ("device=cpu", "local.cuda_graph=true")),
     Case("drop_last drops all", ("drop_last", "silo_0001 has 18"), ("local.drop_last=true", "local.batch_size=20")),
     Case("one rank", ("found 1 rank", "at least 3"), ranks=1),
     Case("too few ranks", ("found 5 ranks", "at least 6"), ("roles.servers=4",), ranks=5),

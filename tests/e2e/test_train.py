@@ -292,25 +292,21 @@ def test_a_silo_that_fails_costs_its_own_update(tiny: Path, recipe: Path, tmp_pa
     assert first["bytes_up"] == 0
 
 
-def test_silos_side_by_side_lose_as_much_as_one_by_one(tiny: Path, recipe: Path, tmp_path: Path) -> None:
-    """Two workers' silos in groups of three: other bits, the same numbers; and one that is refused before round 1."""
-    where = {"PYTHONPATH": str(ROOT / "tests")}
-    settings = ("model.name=own_model:Plain", "local.keep_momentum=true", "rounds.count=5")
-    for name, size in (("a", 1), ("b", 3)):
-        ended = mpirun.train(4, recipe, tiny, tmp_path / name, *settings, f"local.side_by_side={size}", environment=where)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_on_a_gpu_graphs_and_streams_change_no_bit(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """One silo after the other or several at once, on one worker or two that share the GPU, exact sums made on it."""
+    tables = []
+    for name, ranks, settings in (
+        ("graph", 3, ()),
+        ("lanes", 3, ("local.side_by_side=4",)),
+        ("shared", 4, ("local.side_by_side=2",)),
+    ):
+        chosen = ("device=cuda", "local.cuda_graph=true", "local.keep_momentum=true", "rounds.count=4", *settings)
+        ended = mpirun.train(ranks, recipe, tiny, tmp_path / name, *chosen)
         assert ended.code == 0, ended
-    for one, other in zip(rounds(tmp_path / "a"), rounds(tmp_path / "b"), strict=True):
-        assert one["accepted"] == other["accepted"] == [0, 1, 2, 3, 4, 5]
-        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
-        assert other["test_loss"] == pytest.approx(one["test_loss"], rel=1e-4)
-        for silo, same in zip(one["silos"], other["silos"], strict=True):
-            assert same["train_loss"] == pytest.approx(silo["train_loss"], rel=1e-4)
-    assert rounds(tmp_path / "b")[-1]["accuracy"] > 0.9
-    refused = mpirun.train(
-        4, recipe, tiny, tmp_path / "c", "model.name=own_model:Net", "local.side_by_side=3", environment=where
-    )
-    assert (refused.code, len(refused.faults())) == (2, 1)
-    assert "local.side_by_side = 3: model Net cannot be trained side by side" in refused.faults()[0]
+        tables.append(table(tmp_path / name))
+    assert tables[0] == tables[1] == tables[2]
+    assert len({entry[1] for entry in tables[0]}) == 4
 
 
 def test_late_silos_are_left_out_when_the_window_ends(tiny: Path, recipe: Path, tmp_path: Path) -> None:

@@ -29,13 +29,13 @@ BLOCK = 2**15
 """Elements worked on at a time: the temporaries stay in the cache."""
 
 
-def in_range(update: NDArray[np.float32], total_weight: int) -> bool:
+def in_range(largest: float, total_weight: int) -> bool:
     """Say whether an update can be part of an exact sum.
 
     Parameters
     ----------
-    update
-        (P,) float32.
+    largest
+        Largest magnitude of its elements; NaN if one is.
     total_weight
         Sum of the weights of all updates that may be added, this one included.
 
@@ -44,10 +44,13 @@ def in_range(update: NDArray[np.float32], total_weight: int) -> bool:
     bool
         False if an element is not finite, 2¹⁹ or larger, or so large that the sum could wrap.
     """
-    # NaN and infinities fail the comparison below
-    largest = max(float(np.max(update, initial=0.0)), -float(np.min(update, initial=0.0)))
-    # one unit of rounding for each weight is part of the bound: |rint(x)| <= |x| + 1/2
+    # NaN fails both comparisons; one unit of rounding for each weight is part of the bound: |rint(x)| <= |x| + 1/2
     return largest < LARGEST and (largest + 1 / SCALE) * total_weight < LIMIT
+
+
+def largest(update: NDArray[np.float32]) -> float:
+    """Find the largest magnitude of an update's elements; NaN if one is, 0 if there is none."""
+    return max(float(np.max(update, initial=0.0)), -float(np.min(update, initial=0.0)))
 
 
 def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, first: bool = False) -> None:
@@ -58,7 +61,7 @@ def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, f
     total
         (P,) int64 sum so far.
     update
-        (P,) float32, `in_range`.
+        (P,) float32; its largest magnitude is `in_range`.
     weight
         Integer weight of the update.
     first

@@ -110,9 +110,9 @@ def count_failures(before: Mapping[int, int], summary: Summary, limit: int) -> d
     limit
         So many in a row bench a silo for good.
     """
-    after = dict(before)
+    after, cohort = dict(before), set(summary.cohort)
     for entry in summary.silos:
-        if entry.silo not in summary.cohort or after.get(entry.silo, 0) >= limit:
+        if entry.silo not in cohort or after.get(entry.silo, 0) >= limit:
             continue
         if not entry.reason:
             after.pop(entry.silo, None)

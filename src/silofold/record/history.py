@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from silofold.messages import SiloSummary
+
 
 class History:
     """Appends summaries to a file that a crash cannot leave inconsistent with the checkpoints.
@@ -66,7 +68,13 @@ def read(path: Path) -> list[Summary]:
     return summaries
 
 
+def fill_in(summary: Summary, untold: Sequence[SiloSummary]) -> Summary:
+    """Add the silos that are left out of the file; `untold` has an entry of each silo."""
+    return msgspec.structs.replace(summary, silos=list(({one.silo: one for one in [*untold, *summary.silos]}).values()))
+
+
 def _line(summary: Summary) -> bytes:
     """Encode a summary, without the silos that have nothing to tell: thousands of them would be most of the file."""
-    told = [silo for silo in summary.silos if silo.accuracy is not None or silo.reason or silo.silo in summary.cohort]
+    cohort = set(summary.cohort)
+    told = [silo for silo in summary.silos if silo.accuracy is not None or silo.reason or silo.silo in cohort]
     return msgspec.json.encode(msgspec.structs.replace(summary, silos=told)) + b"\n"

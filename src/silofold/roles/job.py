@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from silofold import topology
 from silofold.comm import waiting
 from silofold.errors import RequeueError
-from silofold.messages import Alive, AnyMessage, Expel, Gone, Halt, Here, Over, Plan, Ready, Regroup
+from silofold.messages import Alive, AnyMessage, Expel, Gone, Halt, Here, Over, Plan, Ready, Regroup, SiloSummary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,6 +97,23 @@ class Job:
     def examples(self) -> list[int]:
         """Training examples of each silo."""
         return [silo.train.examples for silo in self.data.silos]
+
+    @functools.cached_property
+    def untold(self) -> list[SiloSummary]:
+        """What a round's record says of each silo that had no part in it."""
+        return [
+            SiloSummary(
+                silo=index,
+                name=silo.name,
+                accuracy=None,
+                test_examples=silo.test.examples,
+                train_examples=silo.train.examples,
+                train_loss=None,
+                reason="",
+                failed=False,
+            )
+            for index, silo in enumerate(self.data.silos)
+        ]
 
     @property
     def near(self) -> list[frozenset[int]] | None:

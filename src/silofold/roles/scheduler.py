@@ -628,7 +628,7 @@ class Scheduler:
             accuracy_high=None,
             test_loss=None,
             test_examples=0,
-            silos=[self._silo_summary(silo, trained.get(silo), verdict) for silo in range(len(self._job.data.silos))],
+            silos=self._silos_told({*plan.cohort, *trained, *verdict.refused}, trained, verdict),
             seconds=Phases(
                 broadcast=max((evaluation.broadcast_seconds for evaluation in evaluations), default=0.0),
                 evaluate=max((evaluation.seconds for evaluation in evaluations), default=0.0),
@@ -662,18 +662,18 @@ class Scheduler:
         ]
         return servers + workers
 
-    def _silo_summary(self, silo: int, report: Report | None, verdict: Verdict) -> SiloSummary:
-        info = self._job.data.silos[silo]
-        return SiloSummary(
-            silo=silo,
-            name=info.name,
-            accuracy=None,
-            test_examples=info.test.examples,
-            train_examples=info.train.examples,
-            train_loss=report.loss_sum / report.seen if report and report.finished and report.seen else None,
-            reason=verdict.refused.get(silo, ""),
-            failed=report is not None and not report.finished and not report.reason.startswith(_NOT_ITS_FAULT),
-        )
+    def _silos_told(self, part: set[int], trained: dict[int, Report], verdict: Verdict) -> list[SiloSummary]:
+        """Tell of every silo; there may be thousands, of which few had a part in the round."""
+        told = self._job.untold.copy()
+        for silo in part:
+            report = trained.get(silo)
+            told[silo] = _replace(
+                told[silo],
+                train_loss=report.loss_sum / report.seen if report and report.finished and report.seen else None,
+                reason=verdict.refused.get(silo, ""),
+                failed=report is not None and not report.finished and not report.reason.startswith(_NOT_ITS_FAULT),
+            )
+        return told
 
     def _complete_summary(self) -> None:
         """Add the evaluation of the model after the round, and record it."""
@@ -682,11 +682,10 @@ class Scheduler:
         scores: dict[int, Score] = {s.silo: s for found in self._evaluations.values() for s in found.scores}
         correct, examples = (sum(getattr(s, key) for s in scores.values()) for key in ("correct", "examples"))
         low, high = wilson(correct, examples) if examples else (None, None)
-        silos = [
-            _replace(silo, accuracy=scores[silo.silo].correct / scores[silo.silo].examples)
-            if silo.silo in scores and scores[silo.silo].examples else silo
-            for silo in self._summary.silos
-        ]  # fmt: skip
+        silos = self._summary.silos.copy()
+        for silo, score in scores.items():
+            if score.examples:
+                silos[silo] = _replace(silos[silo], accuracy=score.correct / score.examples)
         summary = _replace(
             self._summary,
             accuracy=correct / examples if examples else None,

@@ -42,6 +42,8 @@ class Shelf(Generic[S]):
         self._hosted: tuple[int, ...] = ()
         self._held: dict[int, S] = {}
         """The least recently used first."""
+        self._bytes: dict[int, int] = {}
+        """Of those that are held: they are asked once, since there may be thousands."""
         self._coming: dict[int, Future[S]] = {}
         self._reader = ThreadPoolExecutor(1)
 
@@ -49,7 +51,7 @@ class Shelf(Generic[S]):
         """Let go of all other silos; without a limit, read those that are new, as far as they can be read."""
         mine = set(silos)
         for silo in [silo for silo in self._held if silo not in mine]:
-            del self._held[silo]
+            del self._held[silo], self._bytes[silo]
         for silo in mine - set(self._hosted):
             if not self._limit:
                 with contextlib.suppress(*UNREADABLE):
@@ -68,9 +70,10 @@ class Shelf(Generic[S]):
         if held is None:
             coming = self._coming.pop(silo, None)
             held = coming.result() if coming else self._load(silo)
-        total = held.size + sum(other.size for other in self._held.values())
-        while self._limit and self._held and total > self._limit:
-            total -= self._held.pop(next(iter(self._held))).size
+            self._bytes[silo] = held.size
+        while self._limit and self._held and sum(self._bytes.values()) > self._limit:
+            oldest = next(iter(self._held))
+            del self._held[oldest], self._bytes[oldest]
         self._held[silo] = held
         return held
 

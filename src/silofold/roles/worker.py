@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from silofold.roles import job as jobs
 from silofold.roles.shelf import UNREADABLE
 from silofold.training import flat, local
 from silofold.training.side_by_side import Member
+from silofold.training.total import Total, largest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,11 +80,11 @@ class Worker:
         self._world, self._job, self._silos = world, job, silos
         self._trainer, self._model = trainer, trainer.model
         self._title = job.layout.title(world.rank)
-        self.vector, self._sum = vector, room
+        self.vector, self._total = vector, Total(room, self._model.vector.device)
+        self._start = self._model.vector
+        """(P,) float32, the model that has arrived, on the device."""
         self._broken = ""
         self._faults = faults.planned(self._title)
-        self._empty = True
-        """Whether nothing has been added to the sum in this round."""
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._momenta = {silo: torch.from_numpy(array).to(self._model.vector.device) for silo, array in momenta.items()}
         self._new_momenta: dict[int, torch.Tensor] = {}
@@ -105,6 +107,8 @@ class Worker:
             return
         begin = time.monotonic()
         self._model.load(self.vector)
+        on_gpu = self._model.vector.device.type != "cpu"
+        self._start = self._model.vector.clone() if on_gpu else torch.from_numpy(self.vector)
         first = self._world.rank == plan.members.workers[0]
         # the second one's stands in when the first does not live to tell
         digest = sha256(self.vector.astype("<f4", copy=False).data) if self._world.rank in plan.members.workers[:2] else ""
@@ -119,14 +123,13 @@ class Worker:
     def train(self, plan: Plan) -> Tally:
         """Train the cohort's silos among the hosted ones, report, and wait for the tally."""
         begin = time.perf_counter()
-        self._empty = True
+        self._total.clear()
         self._rows.clear()
         self._new_momenta.clear()
         cohort = [silo for silo in plan.cohort if silo in plan.hosted]
         upcoming = [silo for silo in plan.upcoming if silo in plan.hosted]
         self._reports = tuple(self._train_all(cohort, upcoming, plan))
-        if self._empty:
-            self._sum[:] = 0
+        self._total.to_host()
         seconds = time.perf_counter() - begin
         self._world.say(Reports(plan.round, seconds, self._reports), topology.SCHEDULER)
         for report in self._reports:
@@ -137,7 +140,7 @@ class Worker:
     def update(self, tally: Tally) -> NDArray[Any]:
         """Return the weighted sum of this worker's updates, or each of them."""
         if self._job.strategy.needs == "sum":
-            return self._sum
+            return self._total.room
         rows = [self._rows[silo] for silo in sorted(self._rows) if silo in tally.accepted]
         return np.stack(rows) if rows else np.empty((0, len(self.vector)), np.float32)
 
@@ -189,12 +192,16 @@ class Worker:
     def _train_group(self, group: Sequence[tuple[int, Silo]], plan: Plan) -> Iterator[Report]:
         """Train silos from the model that has arrived; an exception costs the updates of all of them."""
         settings = self._job.settings
-        self._model.load(self.vector)
+        self._model.load(self._start)
         members = [
-            Member(held.train, seeds.generator(settings.seed, "shuffle", plan.round, silo), self._momentum_of(silo))
+            Member(
+                held.train,
+                seeds.generator(settings.seed, "shuffle", plan.round, silo),
+                self._momentum_of(silo),
+                seeds.torch_seed(settings.seed, "dropout", plan.round, silo),
+            )
             for silo, held in group
         ]
-        local.seed_torch(settings.seed, plan.round, group[0][0])  # models that draw are in groups of one
         try:
             planned = faults.in_training(self._faults, plan.round)
             outcomes = self._trainer.train(members, self._planned + plan.window)
@@ -218,18 +225,18 @@ class Worker:
     def _report(self, silo: int, member: Member, done: local.Outcome, plan: Plan, planned: str) -> Report:
         """Add up what the model has become in a silo, if it counts, and tell of it."""
         examples = len(member.samples.labels)
-        self._model.to_host()
-        update = self._model.host  # in place: the model is loaded anew before it is used again
-        update -= self.vector
+        update = self._model.vector.sub_(self._start)  # in place: the model is loaded anew before it is used again
         if planned == "nan":
-            update[0] = np.nan
+            update[0] = math.nan
         reason = done.reason
         weight = self._job.strategy.weight(examples)
-        if not reason and not exact.in_range(update, plan.total_weight):
-            largest = float(np.abs(update).max())
-            reason = f"the update is out of range: its largest element is {largest:g}"
+        if not reason and not exact.in_range(extreme := largest(update), plan.total_weight):
+            reason = f"the update is out of range: its largest element is {extreme:g}"
         if not reason:
-            self._add(silo, update, weight)
+            if self._job.strategy.needs == "each":
+                self._rows[silo] = update.cpu().numpy().copy()
+            else:
+                self._total.add(update, weight)
             if member.momentum is not None:
                 self._new_momenta[silo] = member.momentum
         elements = len(update) - (planned == "short")
@@ -238,19 +245,6 @@ class Worker:
             silo, examples, done.steps, done.seen, done.loss_sum if not reason else 0.0, done.correct, done.seconds,
             finished=not reason, elements=elements, reason=reason,
         )  # fmt: skip
-
-    def _add(self, silo: int, update: NDArray[np.float32], weight: int) -> None:
-        if self._job.strategy.needs == "each":
-            self._rows[silo] = update.copy()
-        elif self._sum.dtype == np.int64:
-            exact.add(self._sum, update, weight, first=self._empty)
-        else:
-            update *= np.float32(weight)
-            if self._empty:
-                self._sum[:] = update
-            else:
-                self._sum += update
-        self._empty = False
 
     def _save(self, plan: Plan, *, first: bool) -> None:
         """Write what the plan or the settings ask for: kept momentum, the worker's own copy, the final model."""

@@ -34,8 +34,12 @@ def choose(setting: str, local_index: int, threads: int) -> torch.device:
     # CUDA alone: the call imports 800 modules, which doubles the start-up of a worker, and with its threads pinned the CPU
     # repeats its bits without it
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # all is written before it is read: a tenth of a small step went into filling memory first
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch's stubs leave it out
     torch.backends.cudnn.benchmark = False
-    return torch.device("cuda", local_index % visible)
+    place = torch.device("cuda", local_index % visible)
+    torch.cuda.set_device(place)
+    return place
 
 
 def census() -> tuple[int, str]:

@@ -99,9 +99,9 @@ class FlatModel:
         if self.vector.device.type != "cpu":
             torch.from_numpy(self.host).copy_(self.vector)
 
-    def load(self, host: NDArray[np.float32]) -> None:
-        """Overwrite the model with a (P,) float32 vector on the host, and set the other buffers back."""
-        self.vector.copy_(torch.from_numpy(host))
+    def load(self, vector: NDArray[np.float32] | torch.Tensor) -> None:
+        """Overwrite the model with a (P,) float32 vector, on the host or a device, and set the other buffers back."""
+        self.vector.copy_(torch.as_tensor(vector))
         for value, built in self._kept:
             value.copy_(built)
 

@@ -1,4 +1,4 @@
-"""The step of a full batch as a CUDA graph: recorded once, then started by one call instead of one for each kernel.
+"""Training steps as CUDA graphs: recorded once, then started by one call instead of one for each kernel.
 
 References
 ----------
@@ -7,14 +7,15 @@ PyTorch documentation, "CUDA semantics", section "CUDA Graphs": warm-up on a sid
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from silofold.training.local import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from silofold.config import Local
     from silofold.training.flat import FlatModel
@@ -23,27 +24,59 @@ WARM_UP = 3
 """Steps before the capture, in which libraries make their handles and choose their kernels."""
 
 
+class Recorded(NamedTuple):
+    """A step that has been captured.
+
+    Attributes
+    ----------
+    images, labels
+        (B, C, H, W) uint8 and (B,) int64: where it reads its batch.
+    replay
+        Takes the step.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    replay: Callable[[], None]
+
+
 class GraphStep(Step):
-    """A step that replays a CUDA graph for full batches; a short one is trained as by `Step`.
+    """A step that replays a CUDA graph, of which there is one for each size of a batch, captured when it first comes.
 
     A graph reads and writes the addresses that it was captured with, so batches and momentum are copied into memory of
-    its own. It is captured at the first full batch and serves every silo and round that follows.
+    its own. What is captured serves every silo and round that follows.
 
     Parameters
     ----------
     model
         What is trained, in place, on a GPU.
     settings
-        The optimizer's settings, which become part of the graph.
+        The optimizer's settings, which become part of the graphs.
+
+    Attributes
+    ----------
+    stream : torch.cuda.Stream or None
+        Where steps are captured. Libraries keep their scratch memory by stream, and graphs that were captured on one use the
+        same: steps of two models may run at once if their streams differ. None on a CPU, where tests pretend.
     """
 
     def __init__(self, model: FlatModel, settings: Local) -> None:
         super().__init__(model, settings)
+        device = model.vector.device
         self.momentum = torch.zeros_like(model.gradient)
         self._kept = self.momentum
         """Where the caller wants the momentum."""
-        self._replay: Callable[[], None] | None = None
-        self._images = self._labels = torch.empty(0)
+        self._recorded: dict[int, Recorded] = {}
+        self._generator = torch.Generator(device)
+        on_gpu = device.type == "cuda"
+        self.stream: torch.cuda.Stream | None = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+        # one for all sizes: they are never at work at once, and nothing of one is left when the next begins
+        self._pool = torch.cuda.graph_pool_handle() if on_gpu else None
+
+    def seed(self, seed: int) -> None:
+        """Seed what models with dropout draw from in this step, and torch's default generators."""
+        super().seed(seed)
+        self._generator.manual_seed(seed)
 
     def begin(self, momentum: torch.Tensor) -> None:
         """Copy the momentum in, and count from 0."""
@@ -52,58 +85,69 @@ class GraphStep(Step):
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Move the model by one batch of (B, C, H, W) uint8 images and (B,) int64 labels."""
-        if len(labels) < self._settings.batch_size:
-            super().__call__(images, labels)
-            return
-        if self._replay is None:
-            self._images, self._labels = images.clone(), labels.clone()
-            self._replay = self._captured()
-        self._images.copy_(images)
-        self._labels.copy_(labels)
-        self._replay()
+        recorded = self._recorded.get(len(labels))
+        if recorded is None:
+            recorded = self._recorded[len(labels)] = self._record(images.clone(), labels.clone())
+        recorded.images.copy_(images)
+        recorded.labels.copy_(labels)
+        recorded.replay()
 
     def end(self) -> tuple[float, int]:
         """Copy the momentum out; return the loss summed over the examples since `begin`, and how many were right."""
         self._kept.copy_(self.momentum)
         return super().end()
 
-    def _captured(self) -> Callable[[], None]:
+    def _record(self, images: torch.Tensor, labels: torch.Tensor) -> Recorded:
         """Capture the step, and leave everything that its warm-up moves as it was, dropout's generator included."""
-        device = self._model.vector.device
         moved = [*self._model.state, self.momentum, self._loss_sum, self._correct]
         before = [value.clone() for value in moved]
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            replay = capture(lambda: Step.__call__(self, self._images, self._labels), device)
+        with drawing_from(self._generator):
+            replay = capture(lambda: Step.__call__(self, images, labels), self.stream, self._pool)
         for value, old in zip(moved, before, strict=True):
             value.copy_(old)
-        return replay
+        return Recorded(images, labels, replay)
 
 
-def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Run CUDA work a few times, record it without running it, and return what runs it again.
+@contextlib.contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let models on a GPU draw from a generator instead of torch's default one; afterwards both stand as they stood.
+
+    A graph goes on drawing from the generator that was in place when it was captured. Graphs at work at once must not share
+    one, since each replay moves it. On a CPU models draw from the default one.
+    """
+    if generator.device.type == "cpu":
+        with torch.random.fork_rng([]):
+            yield
+        return
+    default, drawn = torch.cuda.default_generators[generator.device.index], generator.get_state()
+    kept = default.graphsafe_get_state()
+    default.graphsafe_set_state(generator.graphsafe_get_state())
+    try:
+        yield
+    finally:
+        default.graphsafe_set_state(kept)
+        generator.set_state(drawn)
+
+
+def capture(work: Callable[[], None], stream: torch.cuda.Stream | None, pool: Any) -> Callable[[], None]:
+    """Run CUDA work a few times, record it without running it, and return what runs it again, on the current stream.
 
     Parameters
     ----------
     work
         Works on the same memory each time, and never waits for the device.
-    device
-        The GPU, which need not be the current one.
+    stream
+        Where it is recorded; one for both, since what libraries keep for each stream must be there before the capture.
+    pool
+        Memory that other graphs may share which are never at work at the same time.
     """
-    with torch.cuda.device(device):
-        # one stream for both: what libraries keep for each stream must be there before the capture
-        stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        graph = torch.cuda.CUDAGraph()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                work()
-        torch.cuda.current_stream().wait_stream(stream)
-        # thread_local: the thread that reads the next silo may move it to the GPU meanwhile
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        torch.cuda.synchronize()
+        for _ in range(WARM_UP):
             work()
-
-    def replay() -> None:
-        with torch.cuda.device(device):
-            graph.replay()
-
-    return replay
+    torch.cuda.synchronize()
+    # thread_local: the thread that reads the next silo may move it to the GPU meanwhile
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        work()
+    return graph.replay

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional
 
-from silofold import seeds
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -114,13 +112,21 @@ class Step:
     ----------
     momentum : torch.Tensor
         (T,) float32 momentum of the trainable elements, updated in place.
+    stream : torch.cuda.Stream or None
+        Where it must be taken if others are taken at the same time; none: it must not.
     """
+
+    stream: torch.cuda.Stream | None = None
 
     def __init__(self, model: FlatModel, settings: Local) -> None:
         device = model.vector.device
         self._model, self._settings, self.momentum = model, settings, torch.empty(0, device=device)
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    def seed(self, seed: int) -> None:
+        """Seed what models with dropout draw from."""
+        seed_torch(seed)
 
     def begin(self, momentum: torch.Tensor) -> None:
         """Take the momentum that is to be updated, and count from 0."""
@@ -160,16 +166,8 @@ def descend(weights: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tenso
     weights.add_(momentum if settings.momentum else gradient, alpha=-settings.lr)
 
 
-def train(
-    model: FlatModel,
-    samples: Samples,
-    settings: Local,
-    momentum: torch.Tensor,
-    rng: np.random.Generator,
-    deadline: float,
-    step: Step | None = None,
-) -> Outcome:
-    """Train the model on one silo by SGD with momentum, in place.
+class Training:
+    """The training of a model on one silo under way, in place: step by step, so that several can take turns on a GPU.
 
     Parameters
     ----------
@@ -188,19 +186,56 @@ def train(
     step
         A step of this model with these settings that is used again and again; none: a new one.
     """
-    begin = time.perf_counter()
-    step = step or Step(model, settings)
-    step.begin(momentum)
-    steps, seen, late = 0, 0, False
-    model.module.train()
-    for images, labels in _batches(samples, settings, rng):
-        if late := time.monotonic() > deadline:
-            break
-        step(images, labels)
-        steps += 1
-        seen += len(labels)
-    loss_sum, correct = step.end()
-    return Outcome(steps, seen, loss_sum, correct, time.perf_counter() - begin, objection(loss_sum, seen, late=late))
+
+    def __init__(
+        self,
+        model: FlatModel,
+        samples: Samples,
+        settings: Local,
+        momentum: torch.Tensor,
+        rng: np.random.Generator,
+        deadline: float,
+        step: Step | None = None,
+    ) -> None:
+        self._begin, self._deadline = time.perf_counter(), deadline
+        self._step = step or Step(model, settings)
+        self._step.begin(momentum)
+        self._batches = _batches(samples, settings, rng)
+        self._steps, self._seen, self._late = 0, 0, False
+        model.module.train()
+
+    def advance(self) -> bool:
+        """Take a step; False if there is none left or no time for it. A GPU may still be at work when it returns."""
+        batch = next(self._batches, None)
+        if batch is None or (late := time.monotonic() > self._deadline):
+            self._late = batch is not None and late
+            return False
+        self._step(*batch)
+        self._steps += 1
+        self._seen += len(batch[1])
+        return True
+
+    def end(self) -> Outcome:
+        """Wait for the device, and tell how it went."""
+        loss_sum, correct = self._step.end()
+        seconds = time.perf_counter() - self._begin
+        return Outcome(self._steps, self._seen, loss_sum, correct, seconds, objection(loss_sum, self._seen, late=self._late))
+
+
+def train(
+    model: FlatModel,
+    samples: Samples,
+    settings: Local,
+    momentum: torch.Tensor,
+    rng: np.random.Generator,
+    deadline: float,
+    step: Step | None = None,
+) -> Outcome:
+    """Train the model on one silo by SGD with momentum, in place, from the first step to the last; see `Training`."""
+    training = Training(model, samples, settings, momentum, rng, deadline, step)
+    while training.advance():
+        pass
+    return training.end()
 
 
 def _batches(samples: Samples, settings: Local, rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -236,6 +271,9 @@ def evaluate(model: FlatModel, samples: Samples) -> Scores:
     return Scores(len(samples.labels), int(correct), float(loss_sum))
 
 
-def seed_torch(seed: int, number: int, silo: int) -> None:
-    """Seed torch's default generators for one silo's round, for models with dropout: they know no other generator."""
-    torch.manual_seed(seeds.torch_seed(seed, "dropout", number, silo))
+def seed_torch(seed: int) -> None:
+    """Seed torch's default generators, for models with dropout: they know no other."""
+    torch.default_generator.manual_seed(seed)
+    # not torch.manual_seed: where CUDA is not in use it keeps the seed and a stack trace for later, which takes 2 ms
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)

@@ -11,6 +11,7 @@ from silofold import seeds
 from silofold.config import Local
 from silofold.errors import ConfigError
 from silofold.training import build, graph, local
+from silofold.training.device import choose
 from silofold.training.flat import FlatModel
 from silofold.training.graph import GraphStep
 from silofold.training.side_by_side import Trainer
@@ -52,7 +53,7 @@ def train(model: FlatModel, step: local.Step | None, settings: Local, side: int 
     for silo, examples in enumerate((23, 3, 15)):
         model.load(begun)
         momentum = torch.full_like(model.gradient, 0.01)
-        local.seed_torch(1, 1, silo)
+        (step or local.Step(model, settings)).seed(seeds.torch_seed(1, "dropout", 1, silo))
         rng = seeds.generator(1, "shuffle", 1, silo)
         data = samples(model.vector.device, examples, side)
         outcome = local.train(model, data, settings, momentum, rng, NEVER, step)
@@ -64,7 +65,7 @@ def train(model: FlatModel, step: local.Step | None, settings: Local, side: int 
 
 def test_on_a_cpu_it_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"^local.cuda_graph = true: this worker trains on the device cpu; expected a GPU"):
-        Trainer(make(CPU), Local(cuda_graph=True), (16, 16))
+        Trainer(make(CPU), Local(cuda_graph=True))
 
 
 @pytest.fixture
@@ -72,8 +73,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Steps with a graph on a CPU: what is captured is what is replayed, step by step."""
     seen: list[str] = []
 
-    def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-        del device
+    def capture(work: Callable[[], None], stream: object, pool: object) -> Callable[[], None]:
+        del stream, pool
         for _ in range(graph.WARM_UP):
             work()
         seen.append("captured")
@@ -90,11 +91,12 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("kind", [None, normalised], ids=["lenet", "all kinds of state"])
 def test_what_surrounds_a_graph_changes_no_bit(pretended: list[str], kind: Callable[[], nn.Module] | None) -> None:
-    """Copies into its memory and out of it, the warm-up undone, short batches without it, one capture for all silos."""
+    """Copies into its memory and out of it, the warm-up undone, one capture of each size of a batch for all silos."""
     side = 16 if kind is None else 4
     model, eager = make(CPU, kind), make(CPU, kind)
     assert train(model, GraphStep(model, SETTINGS), SETTINGS, side) == train(eager, None, SETTINGS, side)
-    assert pretended == ["captured", *["replayed"] * 2 * (4 + 0 + 3)]
+    assert pretended.count("captured") == 2  # batches of 5 and of 3
+    assert pretended.count("replayed") == 2 * (5 + 1 + 3)
 
 
 def test_a_capture_that_fails_is_tried_again(pretended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +104,8 @@ def test_a_capture_that_fails_is_tried_again(pretended: list[str], monkeypatch: 
     model, working = make(CPU), graph.capture
     step = GraphStep(model, SETTINGS)
 
-    def broken(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-        working(work, device)
+    def broken(work: Callable[[], None], stream: torch.cuda.Stream | None, pool: object) -> Callable[[], None]:
+        working(work, stream, pool)
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(graph, "capture", broken)
@@ -120,7 +122,7 @@ def test_a_capture_that_fails_is_tried_again(pretended: list[str], monkeypatch: 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_graph_trains_as_the_eager_step(precision: str) -> None:
-    device = torch.device("cuda", 0)
+    device = choose("cuda", 0, 1)
     settings = Local(batch_size=5, epochs=2, lr=0.1, weight_decay=0.01, cuda_graph=True, precision=precision)  # type: ignore[arg-type]
     vectors, outcomes = [], []
     for graphed in (True, False):
@@ -139,15 +141,22 @@ def test_a_graph_trains_as_the_eager_step(precision: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_dropout_on_a_gpu_draws_what_the_eager_step_draws() -> None:
+    device = choose("cuda", 0, 1)
+    model = make(device, normalised)
+    graphed = train(model, GraphStep(model, SETTINGS), SETTINGS)
+    assert graphed == train(make(device, normalised), None, SETTINGS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 def test_the_warm_up_leaves_no_trace_on_a_gpu() -> None:
-    device = torch.device("cuda", 0)
+    device = choose("cuda", 0, 1)
     model = make(device, normalised)
     step = GraphStep(model, SETTINGS)
     step.begin(torch.full_like(model.gradient, 0.01))
     data = samples(device, 5, 4)
-    step._images, step._labels = data.images.clone(), data.labels.clone()
     before, drawn = [value.clone() for value in [*model.state, step.momentum]], torch.cuda.get_rng_state(device)
-    step._captured()
+    step._record(data.images.clone(), data.labels.clone())
     assert all(torch.equal(value, old) for value, old in zip([*model.state, step.momentum], before, strict=True))
     assert torch.equal(torch.cuda.get_rng_state(device), drawn)
     assert step.end() == (0.0, 0)
