@@ -113,13 +113,14 @@ def watch(out: Path, seen: list[int], ended: threading.Event) -> None:
             seen += [sum(memory(Path(f"/proc/{rank['pid']}")) for rank in ranks)] * (lines - len(seen))
 
 
-def federation(data: Path, model: str, rounds: int, workers: int, settings: list[str]) -> dict[str, Any]:
+def federation(data: Path, model: str, rounds: int, roles: tuple[int, int], settings: list[str]) -> dict[str, Any]:
     """Run one federation and measure it."""
     with tempfile.TemporaryDirectory() as folder:
         recipe, out = Path(folder) / "run.toml", Path(folder) / "run"
         recipe.write_text(RECIPE.format(rounds=rounds, model=model), encoding="ascii")
         command = [sys.executable, "-m", "silofold", "launch", str(recipe), "--data", str(data), "--out", str(out)]
-        command += ["--servers", "1", "--workers", str(workers), *(f"--set={setting}" for setting in settings)]
+        servers, workers = map(str, roles)
+        command += ["--servers", servers, "--workers", workers, *(f"--set={setting}" for setting in settings)]
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         seen: list[int] = []
         ended = threading.Event()
@@ -139,7 +140,8 @@ def federation(data: Path, model: str, rounds: int, workers: int, settings: list
     each = [entry["total"] for entry in entries]
     return {
         "model": model.rpartition(":")[2],
-        "workers": workers,
+        "servers": roles[0],
+        "workers": roles[1],
         "rounds": rounds,
         "start_seconds": start,
         "round_seconds": median(each[len(each) // 2 :]),
@@ -159,6 +161,7 @@ def main() -> None:
     parser.add_argument("--silos", type=int, default=3400, help="how many (default: 3400)")
     parser.add_argument("--data", type=Path, help="where they lie, or are left for the next time")
     parser.add_argument("--rounds", type=int, default=60, help="rounds of each federation (default: 60)")
+    parser.add_argument("--servers", type=int, default=1, help="server ranks (default: 1)")
     parser.add_argument("--workers", type=int, default=2, help="worker ranks (default: 2)")
     parser.add_argument("--models", nargs="+", default=[*MODELS], choices=MODELS, help="which (default: all)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in silofold launch")
@@ -168,7 +171,10 @@ def main() -> None:
         if not (data / silos.MANIFEST).exists():
             data.mkdir(parents=True, exist_ok=True)
             make(data, given.silos)
-        rows = [federation(data, MODELS[model], given.rounds, given.workers, given.set) for model in given.models]
+        rows = [
+            federation(data, MODELS[model], given.rounds, (given.servers, given.workers), given.set)
+            for model in given.models
+        ]
     for row in rows:
         print(
             "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())

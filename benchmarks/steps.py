@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from silofold import seeds
 from silofold.config import Local
 from silofold.training import build, device, local
 from silofold.training.side_by_side import Member, Trainer
@@ -48,7 +47,7 @@ def took(trainer: Trainer, start: np.ndarray, silos: Sequence[local.Samples], si
     begin, spent = time.perf_counter(), time.process_time()
     for first in range(0, len(silos), size):
         trainer.model.load(start)
-        members = [Member(one, seeds.generator(1, "shuffle"), None, 1) for one in silos[first : first + size]]
+        members = [Member(one, None, (1, 1, 1)) for one in silos[first : first + size]]
         for done in trainer.train(members, float("inf")):
             if done.reason:
                 sys.exit(f"error: {done.reason}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from silofold import faults, seeds, topology
+from silofold import faults, topology
 from silofold.aggregation import exact
 from silofold.messages import Evaluation, Moved, Report, Reports, Saved, SavedFile, Score, Tally, sha256
 from silofold.record import checkpoint, rundir
@@ -193,15 +193,7 @@ class Worker:
         """Train silos from the model that has arrived; an exception costs the updates of all of them."""
         settings = self._job.settings
         self._model.load(self._start)
-        members = [
-            Member(
-                held.train,
-                seeds.generator(settings.seed, "shuffle", plan.round, silo),
-                self._momentum_of(silo),
-                seeds.torch_seed(settings.seed, "dropout", plan.round, silo),
-            )
-            for silo, held in group
-        ]
+        members = [Member(held.train, self._momentum_of(silo), (settings.seed, plan.round, silo)) for silo, held in group]
         try:
             planned = faults.in_training(self._faults, plan.round)
             outcomes = self._trainer.train(members, self._planned + plan.window)

@@ -53,6 +53,7 @@ class FlatModel:
 
     def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
         self.module = module
+        module.to(device)  # before its tensors are looked at: buffers become others by it
         trainable = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
         frozen = [(name, value) for name, value in module.named_parameters() if not value.requires_grad]
         buffers = [(name, value) for name, value in module.named_buffers() if value.is_floating_point()]
@@ -67,7 +68,6 @@ class FlatModel:
         self.shapes = {name: value.shape for name, value in trainable}
         self.size = sum(value.numel() for _, value in entries)
         self.host = aligned(self.size)
-        module.to(device)
         self.vector = torch.from_numpy(self.host) if device.type == "cpu" else torch.empty(self.size, device=device)
         self.gradient = torch.zeros(sum(value.numel() for _, value in trainable), device=device)
         start = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from silofold import seeds
 from silofold.errors import ConfigError
 from silofold.training import local
 from silofold.training.flat import FlatModel
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    import numpy as np
-
     from silofold.config import Local
+
+
+TURN = 16
+"""Steps that a lane takes before the next one's turn comes: enough to keep it at work meanwhile, and so few that a device's
+queue takes those of all lanes."""
 
 
 class Member(NamedTuple):
@@ -29,18 +33,15 @@ class Member(NamedTuple):
     ----------
     samples
         Its training split.
-    rng
-        Draws the order of its examples, once an epoch.
     momentum
         (T,) float32, updated in place; none: it starts at zero and nobody keeps it.
-    torch_seed
-        Seeds what the model draws, if it has dropout.
+    key
+        Seed, round and silo: all that is drawn in its training follows from them.
     """
 
     samples: local.Samples
-    rng: np.random.Generator
     momentum: torch.Tensor | None
-    torch_seed: int
+    key: tuple[int, int, int]
 
 
 class Lane:
@@ -70,12 +71,24 @@ class Lane:
         """Start to train in a silo, from a model that may be the lane's own."""
         if self._stream:
             self._stream.wait_stream(torch.cuda.current_stream())
+        seed, number, silo = member.key
         with self.here():
             if model is not self.model:
                 self.model.load(model.vector)
-            self._step.seed(member.torch_seed)
+            self._step.seed(seeds.torch_seed(seed, "dropout", number, silo))
+            rng = seeds.generator(seed, "shuffle", number, silo)
             momentum = self._blank.zero_() if member.momentum is None else member.momentum
-            return local.Training(self.model, member.samples, self._settings, momentum, member.rng, deadline, self._step)
+            return local.Training(self.model, member.samples, self._settings, momentum, rng, deadline, self._step)
+
+    def advance(self, training: local.Training) -> bool:
+        """Take the lane's turn; False if it needs no other."""
+        with self.here():
+            return all(training.advance() for _ in range(TURN))
+
+    def end(self, training: local.Training) -> local.Outcome:
+        """Wait for the device, and tell how it went."""
+        with self.here():
+            return training.end()
 
 
 class Trainer:
@@ -115,21 +128,14 @@ class Trainer:
         deadline
             On the clock of `time.monotonic`; looked at before every step. Silos that have steps left are out of time.
         """
-        lanes = self._lanes[: len(group)]
-        underway = [(lane, lane.start(self.model, member, deadline)) for lane, member in zip(lanes, group, strict=True)]
+        underway = []
+        for lane, member in zip(self._lanes[: len(group)], group, strict=True):
+            training = lane.start(self.model, member, deadline)
+            underway.append((lane, training, lane.advance(training)))  # a GPU is at work while the next one is prepared
         going = underway
-        while going:  # a step of each in turn: the queues of a device are short
-            left = []
-            for lane, training in going:
-                with lane.here():
-                    if training.advance():
-                        left.append((lane, training))
-            going = left
-        outcomes = []
-        for lane, training in underway:
-            with lane.here():
-                outcomes.append(training.end())
-        return outcomes
+        while going := [(lane, training, lane.advance(training)) for lane, training, more in going if more]:
+            pass
+        return [lane.end(training) for lane, training, _ in underway]
 
     def take(self, index: int) -> None:
         """Let the model be that of a member of the group that was trained last."""

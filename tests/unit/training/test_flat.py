@@ -62,6 +62,21 @@ def test_frozen_parameters_and_buffers_come_after_the_trainable_ones() -> None:
     assert norm.num_batches_tracked.dtype == torch.int64  # no number that could be averaged: it stays where it is
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_on_a_gpu_buffers_are_in_the_vector_too() -> None:
+    norm = nn.BatchNorm1d(2)
+    model = flat.FlatModel(norm, torch.device("cuda", 0))
+    norm(torch.tensor([[1.0, 3.0], [3.0, 3.0]], device="cuda"))
+    assert norm.num_batches_tracked is not None
+    assert int(norm.num_batches_tracked) == 1
+    model.to_host()
+    assert model.host[4:] == pytest.approx([0.2, 0.3, 1.1, 0.9], abs=1e-6)
+    model.load(np.zeros(8, np.float32))
+    assert norm.running_var is not None
+    assert not norm.running_var.any()
+    assert not norm.num_batches_tracked.any()
+
+
 def test_tied_parameters_are_one() -> None:
     module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     module[1].weight = module[0].weight
