@@ -35,7 +35,7 @@ PLUGIN_FOLDERS = (
 )
 OWNERS = {
     "mpi4py": ("silofold.comm",),
-    "torch": ("silofold.training", "silofold.roles.worker"),
+    "torch": ("silofold.training", "silofold.roles.worker", "silofold.roles.total"),
     "h5py": ("silofold.data", "silofold.record"),
     "PIL": ("silofold.data",),
     "rich": ("silofold.launch",),

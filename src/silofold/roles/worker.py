@@ -16,9 +16,9 @@ from silofold.messages import Evaluation, Moved, Report, Reports, Saved, SavedFi
 from silofold.record import checkpoint, rundir
 from silofold.roles import job as jobs
 from silofold.roles.shelf import UNREADABLE
+from silofold.roles.total import Total, largest
 from silofold.training import flat, local
 from silofold.training.side_by_side import Member
-from silofold.training.total import Total, largest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from silofold.aggregation import exact
-from silofold.training import total
+from silofold.roles import total
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
