@@ -1,24 +1,25 @@
 """Measure packing pictures and reading silos against what the libraries alone need for it.
 
 Packing: ``data_tools/pack.py`` with one process against Pillow alone, which opens, turns gray and resizes the same pictures
-and keeps nothing; what packing all writers takes beyond packing half of them, so that no start-up counts. Reading: a silo's
-splits by `silofold.data.silo.read_split` against the raw bytes of the same files, both without and with the sha256 that the
-manifest asks for. By turns, medians, warm page cache. Prints images and megabytes of pixels a second, ratios, and one JSON
-object.
+and keeps nothing; processor time, without start-up. Reading: a silo's splits by `silofold.data.silo.read_split` against the
+raw bytes of the same files, both without and with the sha256 that the manifest asks for. By turns, medians, warm page cache.
+Prints images and megabytes of pixels a second, ratios, and one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -29,7 +30,9 @@ from silofold.data import silo as silos
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PACK: Final = Path(__file__).parents[1] / "data_tools" / "pack.py"
+sys.path.append(str(Path(__file__).parents[1] / "data_tools"))
+import pack as packing
+
 SIDE: Final = 32
 
 
@@ -42,25 +45,21 @@ def pillow(pictures: list[Path]) -> int:
 
 
 def pack(tree: Path, users: int) -> None:
-    """Pack the first writers of a tree with one process."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(PACK), str(tree), f"{folder}/silos", "--users", str(users)]
-        subprocess.run([*command, "--silos", "7", "--jobs", "1"], check=True, capture_output=True)
+    """Pack the first writers of a tree in this process."""
+    with tempfile.TemporaryDirectory() as folder, patch.object(sys, "argv", ["pack.py", str(tree), f"{folder}/silos"]):
+        sys.argv += ["--users", str(users), "--silos", "7", "--jobs", "1"]
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            packing.main()
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Return how long it takes."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
-def turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def turns(works: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
     """Do the works by turns and return the median seconds of each."""
     found: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            found[name].append(seconds(work))
+            begin = clock()
+            work()
+            found[name].append(clock() - begin)
     return {name: median(each) for name, each in found.items()}
 
 
@@ -95,15 +94,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns (default: 5)")
     given = parser.parse_args()
     writers = sorted(path for path in given.tree.iterdir() if path.is_dir())[: given.users]
-    half = len(writers) // 2
-    pictures = [path for writer in writers[half:] for path in sorted(writer.rglob("*.png"))]
+    pictures = [path for writer in writers for path in sorted(writer.rglob("*.png"))]
     works: dict[str, Callable[[], Any]] = {
         "pillow": lambda: pillow(pictures),
-        "all": lambda: pack(given.tree, len(writers)),
-        "half": lambda: pack(given.tree, half),
+        "pack": lambda: pack(given.tree, len(writers)),
     }
-    took = turns(works, given.repeats)
-    packing = took["all"] - took["half"]
+    took = turns(works, given.repeats, time.process_time)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = large(folder, given.examples)
@@ -115,14 +111,15 @@ def main() -> None:
                 "silo": lambda: silos.read_split(folder, manifest.silos[0], "train", manifest),
             },
             3 * given.repeats,
+            time.perf_counter,
         )
     size = given.examples * SIDE * SIDE / 1e6
     row = {
         "pictures": len(pictures),
         "pillow_images_a_second": len(pictures) / took["pillow"],
-        "pack_images_a_second": len(pictures) / packing,
-        "pack_megabytes_a_second": len(pictures) * SIDE * SIDE / 1e6 / packing,
-        "pack_over_pillow": took["pillow"] / packing,
+        "pack_images_a_second": len(pictures) / took["pack"],
+        "pack_megabytes_a_second": len(pictures) * SIDE * SIDE / 1e6 / took["pack"],
+        "pack_over_pillow": took["pillow"] / took["pack"],
         "raw_megabytes_a_second": size / read["raw"],
         "raw_hashed_megabytes_a_second": size / read["raw_hashed"],
         "silo_megabytes_a_second": size / read["silo"],
