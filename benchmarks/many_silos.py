@@ -143,6 +143,7 @@ def federation(data: Path, model: str, rounds: int, roles: tuple[int, int], sett
         "servers": roles[0],
         "workers": roles[1],
         "rounds": rounds,
+        "whole_seconds": seconds,
         "start_seconds": start,
         "round_seconds": median(each[len(each) // 2 :]),
         "evaluation_seconds": seconds - start - sum(each),

@@ -132,8 +132,8 @@ class Local(Section, frozen=True):
     """Whether torch compiles the model when a worker starts, which needs a C++ compiler and takes a minute; see
     [scaling](scaling.md#the-training-step). Other bits."""
     cuda_graph: bool = False
-    """Whether workers record a step as a CUDA graph and replay it: one call to a GPU instead of a hundred. Six times as fast
-    with small models, see [scaling](scaling.md#on-a-gpu). On a CPU it is an error."""
+    """Whether workers record a step as a CUDA graph and replay it: one call to a GPU instead of a hundred. Small models
+    train four times as fast, see [scaling](scaling.md#on-a-gpu). On a CPU it is an error."""
     side_by_side: Annotated[int, Meta(ge=1, le=32)] = 1
     """So many silos of a worker, at most, train at once, each on a stream of its GPU: one with a small model leaves most of
     it idle. Needs ``local.cuda_graph``; takes the memory of so many models; the same bits."""

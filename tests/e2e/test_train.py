@@ -292,6 +292,25 @@ def test_a_silo_that_fails_costs_its_own_update(tiny: Path, recipe: Path, tmp_pa
     assert first["bytes_up"] == 0
 
 
+def test_a_table_goes_on_with_the_silos_that_had_nothing_to_tell(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """The record names those of the cohort alone in a round without evaluation; metrics.csv has a column of each silo."""
+    settings = ("cohort.name=sample", "cohort.size=2", "rounds.evaluate_every=4", "rounds.count=4")
+    assert mpirun.train(4, recipe, tiny, tmp_path / "whole", *settings).code == 0
+    assert mpirun.train(4, recipe, tiny, tmp_path / "run", *settings, "rounds.count=2").code == 0
+    assert [len(entry["silos"]) for entry in rounds(tmp_path / "whole")][:3] == [2, 2, 2]
+    resumed = ["-m", "silofold", "train", "--resume", str(tmp_path / "run"), "--set", "rounds.count=4"]
+    assert mpirun.on_ranks(4, resumed).code == 0
+    whole, again = (
+        list(csv.DictReader((tmp_path / name / "metrics.csv").read_text().splitlines())) for name in ("whole", "run")
+    )
+    accuracies = [key for key in whole[0] if key.startswith("accuracy_silo")]
+    assert len(accuracies) == 6
+    assert [list(row) for row in whole] == [list(row) for row in again]
+    assert [row["model_sha256"] for row in whole] == [row["model_sha256"] for row in again]
+    assert [whole[-1][key] for key in accuracies] == [again[-1][key] for key in accuracies]
+    assert "" not in [again[1][key] for key in accuracies]  # the last round of a run is evaluated
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 def test_on_a_gpu_graphs_and_streams_change_no_bit(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     """One silo after the other or several at once, on one worker or two that share the GPU, exact sums made on it."""
