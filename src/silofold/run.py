@@ -696,6 +696,9 @@ def _timeline(job: Job, rounds: list[Summary], started: float) -> list[str]:
     played = [summary for summary in rounds if summary.round >= job.start_round]
     seconds = machine.age()
     found = timeline.shares(played, job.layout.size, seconds - (time.time() - started), seconds)
-    people = job.folder.read_record()["ranks"]
-    workers = [(people[rank]["host"], people[rank]["cores"]) for rank in job.layout.worker_ranks]
-    return [timeline.line(found), *(f"hint: {hint}" for hint in timeline.hints(played, workers, job.layout.servers))]
+    record, local = job.folder.read_record()["ranks"], job.settings.local
+    workers = [record[rank] for rank in job.layout.worker_ranks]
+    plain = not (local.cuda_graph or local.compile) and any(one.get("device", "").startswith("cuda") for one in workers)
+    cores = [(one["host"], one["cores"]) for one in workers]
+    hints = timeline.hints(played, cores, job.layout.servers, kernel_by_kernel=plain)
+    return [timeline.line(found), *(f"hint: {hint}" for hint in hints)]

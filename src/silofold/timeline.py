@@ -53,7 +53,9 @@ def line(found: Shares) -> str:
     return f"of {total:.0f} rank-seconds: {parts}"
 
 
-def hints(rounds: Sequence[Summary], cores: Sequence[tuple[str, int]], servers: int) -> list[str]:
+def hints(
+    rounds: Sequence[Summary], cores: Sequence[tuple[str, int]], servers: int, *, kernel_by_kernel: bool = False
+) -> list[str]:
     """Name what makes a job slower than it need be.
 
     Parameters
@@ -64,6 +66,8 @@ def hints(rounds: Sequence[Summary], cores: Sequence[tuple[str, int]], servers: 
         Node of each worker, and the cores that it may use there.
     servers
         How many there are.
+    kernel_by_kernel
+        Whether workers start each kernel of a step on a GPU by a call of its own.
     """
     told = []
     seconds = sum(summary.seconds.total for summary in rounds)
@@ -75,4 +79,6 @@ def hints(rounds: Sequence[Summary], cores: Sequence[tuple[str, int]], servers: 
     for node, (workers, count) in nodes.items():
         if workers > count:
             told.append(f"{workers} workers share {count} cores of {node}: a worker hosts several silos (--workers auto)")
+    if kernel_by_kernel:
+        told.append("steps ran on a GPU kernel by kernel: small models train faster with --set local.cuda_graph=true")
     return told

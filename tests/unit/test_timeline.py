@@ -32,4 +32,6 @@ def test_idle_servers_and_crowded_cores_are_named() -> None:
     assert timeline.hints(busy, nodes[1:], 2) == []
     assert timeline.hints(idle, nodes[1:], 1) == []
     assert timeline.hints(idle, nodes[1:], 2) == ["2 servers were idle 99.8% of the time: one would do (--servers 1)"]
+    (graph,) = timeline.hints(busy, nodes[1:], 2, kernel_by_kernel=True)
+    assert "local.cuda_graph=true" in graph
     assert timeline.hints(busy, nodes, 2) == ["3 workers share 2 cores of a: a worker hosts several silos (--workers auto)"]
