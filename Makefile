@@ -53,7 +53,7 @@ test-mpich: ## MPI programs and whole runs once more, on MPICH, in an environmen
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
 	.venv-mpich/bin/pytest tests/mpi tests/e2e -k '$(ON_BOTH)' --durations=5
 
-same-bits: $(READY) ## DATA=silos: real FEMNIST on 64 shapes and MPIs, an hour; writes the table of docs/same_bits.md
+same-bits: $(READY) ## DATA=silos: real FEMNIST on 64 shapes and MPIs, a quarter of an hour; writes the table of docs/same_bits.md
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
 	$(BIN)/python tests/shapes.py $(DATA)
 
