@@ -190,7 +190,10 @@ def _add_run(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
 def _add_shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--servers", type=int, help="server ranks (default: roles.servers of the settings)")
     parser.add_argument(
-        "--workers", type=_workers, metavar="N|auto", help="worker ranks (default: auto, the cores, at most the silos)"
+        "--workers",
+        type=_workers,
+        metavar="N|auto",
+        help="worker ranks (default: auto, the cores or GPUs, at most the silos)",
     )
     parser.add_argument("--standby", type=int, help="ranks in reserve (default: roles.standby of the settings)")
 

@@ -296,7 +296,10 @@ def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str], int]:
     if not settings.data.folder:
         raise ConfigError("no data: give --data DIR, or data.folder in the settings")
     data = silos.read_manifest(Path(settings.data.folder))
-    workers = options.workers if options.workers is not None else min(len(os.sched_getaffinity(0)), len(data.silos))
+    # with graphs one worker keeps a GPU at work, and processes would only take turns on it
+    places = len(machine.gpus()) if settings.local.cuda_graph else 0
+    auto = min(places or len(os.sched_getaffinity(0)), len(data.silos))
+    workers = options.workers if options.workers is not None else auto
     standby = options.standby if options.standby is not None else settings.roles.standby
     if servers < 1 or workers < 1 or standby < 0:
         raise TopologyError(f"found {servers} servers and {workers} workers, expected at least 1 of each")

@@ -43,6 +43,17 @@ def test_plan_counts_ranks_and_keeps_what_the_user_set(recipe: Path, tiny: Path,
     assert command[first + 1] == str(4 + min(cores, 6))
 
 
+@pytest.mark.parametrize(("granted", "workers"), [("0,1", 2), ("0,1,2,3,4,5,6,7", 6)])
+def test_with_graphs_there_is_a_worker_a_gpu(
+    recipe: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, granted: str, workers: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", granted)
+    command, _, _ = launch.plan(options(recipe, tiny, "--set", "local.cuda_graph=true"))
+    assert command[command.index("-n") + 1] == str(2 + workers)
+    command, _, _ = launch.plan(options(recipe, tiny, "--set", "local.cuda_graph=true", "--workers", "3"))
+    assert command[command.index("-n") + 1] == "5"
+
+
 def test_more_workers_than_silos(recipe: Path, tiny: Path) -> None:
     with pytest.raises(TopologyError, match="found 6 silos for 7 workers"):
         launch.plan(options(recipe, tiny, "--workers", "7"))
