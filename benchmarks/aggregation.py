@@ -112,7 +112,7 @@ def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node,
     weights += MOVE
     weights -= vector
     if mode == "exact":
-        if not exact.in_range(exact.largest(weights), examples):
+        if not exact.in_range(max(float(weights.max()), -float(weights.min())), examples):
             sys.exit("error: out of range")
         exact.add(node.room, weights, EXAMPLES, first=True)
     else:

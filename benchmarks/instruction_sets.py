@@ -38,7 +38,9 @@ def train(wanted: str, images: int) -> None:
     pictures = rng.integers(0, 256, (images, 32, 32)).astype(np.uint8)
     samples = local.load(pictures, rng.integers(0, 62, images), place)
     begin = time.perf_counter()
-    local.train(model, samples, Local(epochs=2), torch.zeros_like(model.gradient), seeds.generator(1, "shuffle"), 1e18)
+    local.Training(
+        model, samples, Local(epochs=2), torch.zeros_like(model.gradient), seeds.generator(1, "shuffle"), 1e18
+    ).to_end()
     print(messages.sha256(model.host.data)[:16], time.perf_counter() - begin, torch.backends.cpu.get_cpu_capability())
 
 

@@ -148,7 +148,7 @@ def federation(data: Path, model: str, rounds: int, roles: tuple[int, int], sett
         "round_seconds": median(each[len(each) // 2 :]),
         "evaluation_seconds": seconds - start - sum(each),
         "bytes_of_record_a_round": max(map(len, lines)),
-        "phases": {phase: round(median(entry[phase] for entry in entries), 4) for phase in entries[-1] if phase != "ranks"},
+        "phases": {phase: round(median(entry[phase] for entry in entries), 4) for phase in entries[-1]},
         "gigabytes_after_round_1": seen[0] / 1e9,
         "gigabytes_halfway": seen[len(seen) // 2] / 1e9,
         "gigabytes_at_most": max(seen) / 1e9,

@@ -344,14 +344,14 @@ class Bench:
         samples, settings = self._samples[model], self._work.settings.local
         group = self._work.groups[model]
         if len(group) == 1:
-            return local.train(self._model, samples, settings, momentum, rng, math.inf)
+            return local.Training(self._model, samples, settings, momentum, rng, math.inf).to_end()
         once = msgspec.structs.replace(settings, epochs=1)
         cuts = np.cumsum([self._work.data.silos[silo].train.examples for silo in group])[:-1]
         done = []
         for _ in range(settings.epochs):
             for piece in np.split(rng.permutation(len(samples.labels)), cuts):
                 part = local.Samples(samples.images[piece], samples.labels[piece])
-                done.append(local.train(self._model, part, once, momentum, rng, math.inf))
+                done.append(local.Training(self._model, part, once, momentum, rng, math.inf).to_end())
         steps, seen, correct = (sum(getattr(one, key) for one in done) for key in ("steps", "seen", "correct"))
         loss, seconds = (math.fsum(getattr(one, key) for one in done) for key in ("loss_sum", "seconds"))
         return local.Outcome(steps, seen, loss, correct, seconds, next((one.reason for one in done if one.reason), ""))

@@ -194,7 +194,7 @@ def _personalised(
         rng = seeds.generator(found.settings.seed, "shuffle", found.manifest.round + 1, index)
         local.seed_torch(seeds.torch_seed(found.settings.seed, "dropout", found.manifest.round + 1, index))
         train = _samples(folder, data, index, "train", model)
-        done = local.train(model, train, settings, model.gradient.new_zeros(model.gradient.shape), rng, math.inf)
+        done = local.Training(model, train, settings, model.gradient.new_zeros(model.gradient.shape), rng, math.inf).to_end()
         if done.reason:
             raise CheckpointError(f"silo {data.silos[index].name}: cannot be personalised: {done.reason}")
         parts.append(predicting.predict(model, samples, index))

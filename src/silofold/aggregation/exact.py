@@ -48,11 +48,6 @@ def in_range(largest: float, total_weight: int) -> bool:
     return largest < LARGEST and (largest + 1 / SCALE) * total_weight < LIMIT
 
 
-def largest(update: NDArray[np.float32]) -> float:
-    """Find the largest magnitude of an update's elements; NaN if one is, 0 if there is none."""
-    return max(float(np.max(update, initial=0.0)), -float(np.min(update, initial=0.0)))
-
-
 def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, first: bool = False) -> None:
     """Add weight × update to a fixed-point sum, in place.
 

@@ -42,8 +42,6 @@ class FlatModel:
         (T,) float32: gradients of the T trainable elements, which come first in the vector.
     host : numpy.ndarray
         (P,) float32 on the host, 64-byte aligned: what MPI reads and writes. On a CPU it is `vector` itself.
-    shapes : dict[str, torch.Size]
-        Names and shapes of the trainable parameters, in the order in which they lie in the vector.
 
     Raises
     ------
@@ -65,7 +63,6 @@ class FlatModel:
                 raise PluginError(f"model {type(module).__name__}: {name} is {value.dtype}, expected torch.float32")
         kept = [value for _, value in module.named_buffers() if not value.is_floating_point()]
         self._kept = [(value, value.clone()) for value in kept]
-        self.shapes = {name: value.shape for name, value in trainable}
         self.size = sum(value.numel() for _, value in entries)
         self.host = aligned(self.size)
         self.vector = torch.from_numpy(self.host) if device.type == "cpu" else torch.empty(self.size, device=device)

@@ -137,7 +137,7 @@ class Step:
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Move the model by one batch of (B, C, H, W) uint8 images and (B,) int64 labels."""
         gradient = self._model.gradient
-        with autocast(images.device, self._settings):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
             logits = self._model.module(images.to(torch.float32).div_(255))
             loss = functional.cross_entropy(logits, labels)
         gradient.zero_()
@@ -152,11 +152,6 @@ class Step:
         return float(self._loss_sum), int(self._correct)
 
 
-def autocast(device: torch.device, settings: Local) -> torch.autocast:
-    """Make the context of a forward pass: ``local.precision``."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
-
-
 def descend(weights: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tensor, settings: Local) -> None:
     """Move weights by SGD, in place; arrays of one shape, (T,) or (K, T) float32. The gradient is used up."""
     if settings.weight_decay:
@@ -167,7 +162,7 @@ def descend(weights: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tenso
 
 
 class Training:
-    """The training of a model on one silo under way, in place: step by step, so that several can take turns on a GPU.
+    """The training of a model on one silo by SGD with momentum, in place: step by step, so that several can take turns.
 
     Parameters
     ----------
@@ -218,24 +213,16 @@ class Training:
     def end(self) -> Outcome:
         """Wait for the device, and tell how it went."""
         loss_sum, correct = self._step.end()
-        seconds = time.perf_counter() - self._begin
-        return Outcome(self._steps, self._seen, loss_sum, correct, seconds, objection(loss_sum, self._seen, late=self._late))
+        reason = "" if math.isfinite(loss_sum) else f"the loss became {loss_sum / max(self._seen, 1)}"
+        if self._late:
+            reason = "out of time"
+        return Outcome(self._steps, self._seen, loss_sum, correct, time.perf_counter() - self._begin, reason)
 
-
-def train(
-    model: FlatModel,
-    samples: Samples,
-    settings: Local,
-    momentum: torch.Tensor,
-    rng: np.random.Generator,
-    deadline: float,
-    step: Step | None = None,
-) -> Outcome:
-    """Train the model on one silo by SGD with momentum, in place, from the first step to the last; see `Training`."""
-    training = Training(model, samples, settings, momentum, rng, deadline, step)
-    while training.advance():
-        pass
-    return training.end()
+    def to_end(self) -> Outcome:
+        """Take all steps, and tell how it went."""
+        while self.advance():
+            pass
+        return self.end()
 
 
 def _batches(samples: Samples, settings: Local, rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -246,13 +233,6 @@ def _batches(samples: Samples, settings: Local, rng: np.random.Generator) -> Ite
         images, labels = samples.images[order], samples.labels[order]
         for start in range(0, steps_per_epoch(examples, settings) * size, size):
             yield images[start : start + size], labels[start : start + size]
-
-
-def objection(loss_sum: float, seen: int, *, late: bool) -> str:
-    """Say why training did not finish; empty when it did."""
-    if late:
-        return "out of time"
-    return "" if math.isfinite(loss_sum) else f"the loss became {loss_sum / max(seen, 1)}"
 
 
 def evaluate(model: FlatModel, samples: Samples) -> Scores:

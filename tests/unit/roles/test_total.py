@@ -59,11 +59,10 @@ def test_a_sum_is_that_of_numpy(dtype: type, place: torch.device) -> None:
     ("update", "largest"), [([0.0, -3.0, 2.0], 3.0), ([1.0, 4.0], 4.0), ([-0.0, 0.0], 0.0), ([1.0, -np.inf], np.inf)]
 )
 def test_the_largest_magnitude(update: list[float], largest: float, place: torch.device) -> None:
-    assert total.largest(torch.tensor(update, device=place)) == largest == exact.largest(np.array(update, np.float32))
+    assert total.largest(torch.tensor(update, device=place)) == largest
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("update", [[np.nan, 1.0], [1.0, np.nan, np.inf], [-np.inf, np.nan]])
 def test_what_is_no_number_is_told(update: list[float], place: torch.device) -> None:
     assert np.isnan(total.largest(torch.tensor(update, device=place)))
-    assert np.isnan(exact.largest(np.array(update, np.float32)))

@@ -56,7 +56,7 @@ def train(model: FlatModel, step: local.Step | None, settings: Local, side: int 
         (step or local.Step(model, settings)).seed(seeds.torch_seed(1, "dropout", 1, silo))
         rng = seeds.generator(1, "shuffle", 1, silo)
         data = samples(model.vector.device, examples, side)
-        outcome = local.train(model, data, settings, momentum, rng, NEVER, step)
+        outcome = local.Training(model, data, settings, momentum, rng, NEVER, step).to_end()
         model.to_host()
         told += [outcome._replace(seconds=0), model.host.tobytes(), momentum.cpu().numpy().tobytes()]
         told += [value.cpu().numpy().tobytes() for value in model.state[1:]]
@@ -132,7 +132,7 @@ def test_a_graph_trains_as_the_eager_step(precision: str) -> None:
         for silo in range(3):
             data = samples(device, 23 + silo, 16)
             rng = seeds.generator(1, "shuffle", 1, silo)
-            outcomes.append(local.train(model, data, settings, momentum, rng, NEVER, step))
+            outcomes.append(local.Training(model, data, settings, momentum, rng, NEVER, step).to_end())
         vectors.append(torch.cat([model.vector, momentum]).cpu())
     assert float((vectors[0] - vectors[1]).abs().max()) < (1e-5 if precision == "float32" else 1e-2)
     for one, other in zip(outcomes[:3], outcomes[3:], strict=True):

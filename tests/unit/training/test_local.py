@@ -66,7 +66,7 @@ def train(
 ) -> local.Outcome:  # fmt: skip
     memory = torch.zeros_like(model.gradient) if momentum is None else momentum
     rng = seeds.generator(1, "shuffle", number, 0)
-    return local.train(model, data or samples(), settings, memory, rng, deadline)
+    return local.Training(model, data or samples(), settings, memory, rng, deadline).to_end()
 
 
 VARIANTS = [
@@ -188,10 +188,12 @@ def test_momentum_goes_on_where_it_stood() -> None:
     """Two epochs at once, or one after the other with the momentum kept."""
     at_once, apart = make(dense), make(dense)
     rng = seeds.generator(1, "shuffle", 1, 0)
-    local.train(at_once, samples(), Local(batch_size=5, epochs=2), torch.zeros_like(at_once.gradient), rng, NEVER)
+    local.Training(
+        at_once, samples(), Local(batch_size=5, epochs=2), torch.zeros_like(at_once.gradient), rng, NEVER
+    ).to_end()
     rng, momentum = seeds.generator(1, "shuffle", 1, 0), torch.zeros_like(apart.gradient)
     for _ in range(2):
-        local.train(apart, samples(), Local(batch_size=5), momentum, rng, NEVER)
+        local.Training(apart, samples(), Local(batch_size=5), momentum, rng, NEVER).to_end()
     assert apart.host.tobytes() == at_once.host.tobytes()
 
 

@@ -88,8 +88,7 @@ class LeNet(nn.Module):
 def channels_last(x: torch.Tensor) -> torch.Tensor:
     """Lay (B, C, H, W) out with its channels side by side.
 
-    ``Tensor.contiguous`` leaves a single channel as it is, and a convolution then takes it for the other format. It does
-    not know ``memory_format`` under `torch.vmap`, so the other way there is taken for any number of channels.
+    ``Tensor.contiguous`` leaves a single channel as it is, and a convolution then takes it for the other format.
     """
     if x.shape[1] == 1:
         return x.contiguous().view(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
