@@ -44,8 +44,10 @@ class Plan(Message, frozen=True):
     """Silos that the receiver of this message hosts, ascending."""
     cohort: tuple[int, ...]
     """Silos that are asked to train, ascending."""
+    dealt: tuple[int, ...]
+    """Those of them that the receiver of this message trains, ascending."""
     upcoming: tuple[int, ...]
-    """Those that will be asked in the next round, if no rank is lost or late: where silos are read when they are needed, the
+    """Those that it will train in the next round, if no rank is lost or late: where silos are read when they are needed, the
     first of them is read while this round's last one trains."""
     total_weight: int
     """Sum of the weights of the whole cohort: the bound of the exact sum rests on it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from silofold.errors import TopologyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 RoleName: TypeAlias = Literal["scheduler", "server", "standby", "worker"]
 Placement: TypeAlias = Literal["packed", "spread"]
@@ -155,3 +156,36 @@ def assign_silos(
     if reach is not None and (idle := [worker for worker, silos in enumerate(hosted) if not silos]):
         raise TopologyError(f"no silo for worker {idle[0]}: too few lie on its node (roles.near); start fewer workers there")
     return [tuple(sorted(silos)) for silos in hosted]
+
+
+def deal(silos: Iterable[int], examples: Sequence[int], hosts: Mapping[int, Sequence[int]]) -> dict[int, tuple[int, ...]]:
+    """Deal silos out for one round, longest first, each to the rank with the fewest examples so far: if it can be, its host.
+
+    Parameters
+    ----------
+    silos
+        Those that are to train.
+    examples
+        Training examples of each silo there is.
+    hosts
+        Ranks that train, each with the silos that it hosts.
+
+    Returns
+    -------
+    dict of int to tuple of int
+        Per rank the silos that it trains, ascending; a rank may have none.
+    """
+    home = {silo: rank for rank, held in hosts.items() for silo in held}
+    dealt: dict[int, list[int]] = {rank: [] for rank in hosts}
+    loads = dict.fromkeys(hosts, 0)
+    queue = [(0, rank) for rank in sorted(hosts)]  # one entry a rank and load that it has had
+    for silo in sorted(silos, key=lambda index: (-examples[index], index)):
+        while queue[0][0] != loads[queue[0][1]]:
+            heapq.heappop(queue)
+        least, first = queue[0]
+        host = home.get(silo, first)
+        rank = host if loads[host] == least else first
+        dealt[rank].append(silo)
+        loads[rank] += examples[silo]
+        heapq.heappush(queue, (loads[rank], rank))
+    return {rank: tuple(sorted(mine)) for rank, mine in dealt.items()}

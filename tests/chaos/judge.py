@@ -23,6 +23,8 @@ SETTINGS = {
     "rounds.max_void": "5",
     "local.epochs": "1",
 }
+DEALT = {"cohort.name": "sample", "cohort.size": "4", "data.memory": "1"}
+"""Of a cohort that is dealt out anew each round, whoever hosts its silos."""
 SECONDS = 240
 
 
@@ -41,6 +43,8 @@ class Outcome(NamedTuple):
     replay: str
     story: str
     """The last line that silofold itself wrote on standard error."""
+    accepted: list[list[int]]
+    """Silos whose updates counted in each round."""
     digests: list[str]
     """Of the model after each round."""
 
@@ -119,9 +123,10 @@ def judge(
     )  # fmt: skip
     assert replay.code == 0, (replay, entries)
     assert "identical" in replay.out, replay
-    silos = len(list(data.glob("silo_*.h5")))
-    lost = sum(silos - len(entry["accepted"]) for entry in entries if not entry["void"])
+    whole = max(len(entry["cohort"]) for entry in entries)
+    lost = sum(whole - len(entry["accepted"]) for entry in entries if not entry["void"])
     voids = sum(entry["void"] for entry in entries)
     digests = [entry["model_sha256"] for entry in entries]
     story = (ended.faults() or [""])[-1]
-    return Outcome(code, seconds, len(entries), voids, lost, resumed, left, "identical", story, digests)
+    accepted = [entry["accepted"] for entry in entries]
+    return Outcome(code, seconds, len(entries), voids, lost, resumed, left, "identical", story, accepted, digests)

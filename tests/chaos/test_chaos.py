@@ -113,6 +113,19 @@ def cases() -> Iterator[tuple[str, Case]]:
             settings=(("server_optimizer.name", "sgd"), ("server_optimizer.momentum", "0.9")),
         ),
     )
+    dealt = tuple(judge.DEALT.items())
+    for what in ("kill before train", "kill before update", "kill before settle", "stop before train"):
+        doing, step = what.split(" before ")
+        yield f"dealt cohort, worker 1, {what}", Case(f"worker 1: {doing} @ round 2 before {step}", settings=dealt)
+    yield "dealt cohort, worker 1, nan in training", Case("worker 1: nan @ round 2", settings=dealt)
+    yield (
+        "dealt cohort, worker, kill, standby takes over",
+        Case("worker 1: kill @ round 2 before train", (2, 1, 3), settings=dealt),
+    )
+    yield (
+        "dealt cohort, median, worker, kill before reduce",
+        Case("worker 1: kill @ round 2 before reduce", settings=(*dealt, ("strategy.name", "median"))),
+    )
     yield (
         "close by quorum, worker, stop before train",
         Case("worker 1: stop @ round 2 before train", settings=(("rounds.close", "quorum"),)),
@@ -166,7 +179,7 @@ def test_fault(
     elif "kill" in case.faults:
         assert outcome.resumed or not case.needed, outcome.story
         assert outcome.seconds < undisturbed(case).seconds + ENDS_WITHIN
-    if not outcome.void and not outcome.lost:
+    if outcome.accepted == undisturbed(case).accepted:
         assert outcome.digests == undisturbed(case).digests
 
 

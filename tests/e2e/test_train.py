@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -267,6 +268,53 @@ def test_silos_read_when_needed(reference: Path, tiny: Path, recipe: Path, tmp_p
     for entry in rounds(tmp_path / "b"):
         assert entry["accepted"] == [0, 1, 2, 4, 5]
         assert ["silo_0003.h5" in silo["reason"] for silo in entry["silos"]] == [index == 3 for index in range(6)]
+
+
+TRAINED = re.compile(r"round (\d+) silo silo_(\d+): loss")
+
+
+def trainers(out: Path, workers: int) -> dict[tuple[int, int], list[int]]:
+    """Which workers trained each silo in each round, as their logs tell."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for worker in range(workers):
+        for number, silo in TRAINED.findall((out / f"worker_{worker}" / "worker.log").read_text()):
+            found.setdefault((int(number), int(silo)), []).append(worker)
+    return found
+
+
+@pytest.mark.parametrize(("strategy", "workers"), [("mean", 2), ("mean", 3), ("median", 2)])
+def test_a_cohort_is_dealt_out_anew_each_round(
+    strategy: str, workers: int, tiny: Path, recipe: Path, tmp_path: Path
+) -> None:
+    """Silos that are read when needed are trained where there is the least to do: once each, balanced, to the same bits."""
+    settings = ("cohort.name=sample", "cohort.size=4", "rounds.count=8", f"strategy.name={strategy}")
+    assert run(tmp_path / "fixed", tiny, recipe, (1, workers), *settings).code == 0
+    assert run(tmp_path / "dealt", tiny, recipe, (2, workers), *settings, "data.memory=1").code == 0
+    assert table(tmp_path / "dealt") == table(tmp_path / "fixed")
+    fixed, dealt = (trainers(tmp_path / name, workers) for name in ("fixed", "dealt"))
+    entries = rounds(tmp_path / "dealt")
+    assert fixed.keys() == dealt.keys() == {(entry["round"], silo) for entry in entries for silo in entry["cohort"]}
+    assert all(len(by) == 1 for by in dealt.values())
+    places = [{silo: {worker for (_, other), (worker,) in found.items() if other == silo} for silo in range(6)}
+              for found in (fixed, dealt)]  # fmt: skip
+    assert all(len(ranks) <= 1 for ranks in places[0].values())
+    assert any(len(ranks) > 1 for ranks in places[1].values())
+    for entry in entries:
+        sizes = {silo["silo"]: silo["train_examples"] for silo in entry["silos"]}
+        mine = [
+            [sizes[silo] for (number, silo), (by,) in dealt.items() if (number, by) == (entry["round"], worker)]
+            for worker in range(workers)
+        ]
+        assert max(sum(part) - min(part) for part in mine if part) <= min(map(sum, mine))
+
+
+@pytest.mark.parametrize("tie", ["local.keep_momentum=true", "reduction=float32", "roles.near=true"])
+def test_a_cohort_that_is_tied_to_its_hosts_stays_there(tie: str, tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """Kept momentum and files of the node's own do not move; sums in float32 rest on who trains which silo."""
+    settings = ("cohort.name=sample", "cohort.size=4", "rounds.count=8", "data.memory=1", tie)
+    assert run(tmp_path / "run", tiny, recipe, (1, 2), *settings).code == 0
+    found = trainers(tmp_path / "run", 2)
+    assert all(len({worker for (_, other), by in found.items() for worker in by if other == silo}) == 1 for silo in range(6))
 
 
 def test_a_silo_that_fails_costs_its_own_update(tiny: Path, recipe: Path, tmp_path: Path) -> None:

@@ -103,6 +103,41 @@ def test_silos_that_lie_nowhere_and_workers_beside_none() -> None:
         topology.assign_silos([2, 1], 2, [frozenset({0}), frozenset({0})])
 
 
+@pytest.mark.parametrize(
+    ("silos", "hosts", "dealt"),
+    [
+        # 9 → its host 5, 8 → 4 (0 < 9), though 5 hosts it, 3 → 4 (8 < 9), 1 → its host 5 (9 < 11)
+        ((0, 1, 2, 4), {4: (3,), 5: (0, 1, 2, 4)}, {4: (1, 2), 5: (0, 4)}),
+        # equal silos stay at home, or go to the lowest rank with the least
+        ((5, 6, 7), {3: (), 4: (5, 6), 5: (7,)}, {3: (6,), 4: (5,), 5: (7,)}),
+        ((6,), {7: (0,), 8: (6,)}, {7: (), 8: (6,)}),
+        ((3, 8), {2: (3,)}, {2: (3, 8)}),
+        ((), {2: (3,)}, {2: ()}),
+    ],
+)
+def test_dealing_by_hand(
+    silos: tuple[int, ...], hosts: dict[int, tuple[int, ...]], dealt: dict[int, tuple[int, ...]]
+) -> None:
+    assert topology.deal(silos, [9, 8, 3, 4, 1, 2, 2, 2, 7], hosts) == dealt
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.data())
+def test_what_is_dealt_is_whole_and_balanced_whoever_hosts_it(examples: list[int], data: st.DataObject) -> None:
+    ranks = data.draw(st.lists(st.integers(2, 99), min_size=1, max_size=8, unique=True))
+    homes = [data.draw(st.sampled_from(ranks)) for _ in examples]
+    silos = data.draw(st.lists(st.sampled_from(range(len(examples))), unique=True))
+    hosts = {rank: tuple(silo for silo, home in enumerate(homes) if home == rank) for rank in ranks}
+    dealt = topology.deal(silos, examples, hosts)
+    assert dealt.keys() == hosts.keys()
+    assert sorted(silo for mine in dealt.values() for silo in mine) == sorted(silos)
+    assert all(mine == tuple(sorted(mine)) for mine in dealt.values())
+    least = min(sum(examples[silo] for silo in mine) for mine in dealt.values())
+    assert all(
+        sum(examples[silo] for silo in mine) - min(examples[silo] for silo in mine) <= least
+        for mine in dealt.values() if mine
+    )  # fmt: skip
+
+
 NODES = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
 
 

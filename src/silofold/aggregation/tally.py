@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from silofold.messages import Report, Summary
 
@@ -45,11 +45,10 @@ def needed(ratio: float, started: int) -> int:
 
 def judge(
     cohort: Sequence[int],
-    reports: Mapping[int, Report],
+    reports: Collection[Sequence[Report]],
     examples: Sequence[int],
     weight: Callable[[int], int],
     update_ratio: float,
-    hosted: Iterable[Sequence[int]],
     elements: int,
 ) -> Verdict:
     """Decide what counts.
@@ -59,26 +58,25 @@ def judge(
     cohort
         Silos that were asked to train.
     reports
-        What came back in time, by silo.
+        What came back in time, of each worker. Its finished silos come as one sum, so a false report of one refuses all of
+        them.
     examples
         Training examples of every silo, as packed: a report of another number is refused.
     weight
         The strategy's weight for a number of examples.
     update_ratio
         Share of the cohort that must be accepted.
-    hosted
-        Silos of each worker. Its finished silos come as one sum, so a false report of one refuses all of them.
     elements
         Length of the model's vector: an update of another length is refused.
     """
-    refused = {silo: _objection(reports.get(silo), examples[silo], elements) for silo in cohort}
-    for silos in hosted:
-        finished = [silo for silo in silos if silo in reports and reports[silo].finished]
-        false = [(silo, refused.get(silo, "was not asked to train")) for silo in finished]
+    by_silo = {report.silo: report for sent in reports for report in sent}
+    refused = {silo: _objection(by_silo.get(silo), examples[silo], elements) for silo in cohort}
+    for sent in reports:
+        false = [(report.silo, refused.get(report.silo, "was not asked to train")) for report in sent if report.finished]
         false = [(silo, why) for silo, why in false if why]
         if false:
             story = f"came in one sum with silo {false[0][0]}, which {false[0][1]}"
-            refused |= {silo: refused[silo] or story for silo in silos if silo in refused}
+            refused |= {report.silo: refused[report.silo] or story for report in sent if report.silo in refused}
     accepted = tuple(sorted(silo for silo, objection in refused.items() if not objection))
     return Verdict(
         accepted,

@@ -128,6 +128,16 @@ class Job:
         """Seconds without any word of the scheduler after which it is given up."""
         return self.settings.rounds.start_window + GRACE
 
+    @property
+    def deals(self) -> bool:
+        """Whether a cohort is dealt out anew each round, whoever hosts its silos.
+
+        Silos are then read when they are needed, none is tied to its host, and no bit rests on who trains which.
+        """
+        settings = self.settings
+        tied = settings.local.keep_momentum or settings.roles.near
+        return bool(settings.data.memory) and not tied and (settings.reduction == "exact" or self.strategy.needs == "each")
+
     def hosted(self) -> dict[int, tuple[int, ...]]:
         """Spread the silos over the workers, as a run begins."""
         ranks = self.layout.worker_ranks

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import numpy as np
 
-from silofold import machine, plugins, seeds
+from silofold import machine, plugins, seeds, topology
 from silofold.aggregation import tally as tallies
 from silofold.comm import waiting
 from silofold.errors import ReplayError, RequeueError
@@ -181,7 +181,8 @@ class Scheduler:
             members=Members(tuple(present), self._epoch, self._world.losses),
             hosted=(),
             cohort=tuple(cohort),
-            upcoming=tuple(self._draw(silos, self._number + 1)) if foresees else (),
+            dealt=(),
+            upcoming=(),
             total_weight=sum(self._job.strategy.weight(self._job.examples[silo]) for silo in cohort),
             window=rounds.update_window,
             evaluate=self._number > 1 and (last or (self._number - 1) % rounds.evaluate_every == 0),
@@ -193,8 +194,12 @@ class Scheduler:
             expelled=tuple(sorted(set(self._world.living[1:]) - self._ready)) if last else (),
         )
         self._begin(plan)
-        for rank in sorted(self._ready, key=self._burden, reverse=True):  # who has the most to do begins first
-            self._world.say(_replace(plan, hosted=self._roster.silos_of(rank)), rank)
+        dealt = self._deal(cohort, present)
+        upcoming = self._deal(self._draw(silos, self._number + 1), present) if foresees else {}
+        burden = {rank: sum(self._job.examples[silo] for silo in silos) for rank, silos in dealt.items()}
+        for rank in sorted(self._ready, key=lambda rank: -burden.get(rank, 0)):  # who has the most to do begins first
+            mine = {"hosted": self._roster.silos_of(rank), "dealt": dealt.get(rank, ()), "upcoming": upcoming.get(rank, ())}
+            self._world.say(_replace(plan, **mine), rank)
         self._ready -= self._servers | set(present)
         self._listening = self._servers | self._ready
         if last:
@@ -513,17 +518,16 @@ class Scheduler:
 
     def _judge(self, plan: Plan) -> None:
         """Decide what counts of the reports that are here."""
-        reports = {report.silo: report for message in self._reports.values() for report in message.reports}
-        hosted = [self._roster.silos_of(rank) for rank in self._reports]
         self._verdict = tallies.judge(
-            plan.cohort, reports, self._job.examples, self._job.strategy.weight, self._job.settings.rounds.update_ratio,
-            hosted, self._slices[-1].stop,
+            plan.cohort, [message.reports for message in self._reports.values()], self._job.examples,
+            self._job.strategy.weight, self._job.settings.rounds.update_ratio, self._slices[-1].stop,
         )  # fmt: skip
 
     def _say_tally(self, plan: Plan, attempt: int, *, met: bool) -> Tally:
         verdict = self._verdict or _NONE
         accepted = set(verdict.accepted)
-        silos = {rank: tuple(sorted(accepted & set(self._roster.silos_of(rank)))) for rank in sorted(self._reports)}
+        sent = {rank: {report.silo for report in self._reports[rank].reports} for rank in sorted(self._reports)}
+        silos = {rank: tuple(sorted(accepted & mine)) for rank, mine in sent.items()}
         workers = [rank for rank, mine in silos.items() if mine]
         members = Members(tuple(workers), self._epoch, self._world.losses)
         mine = tuple(silos[rank] for rank in workers)
@@ -562,13 +566,18 @@ class Scheduler:
             return self._number > max(self._job.script)
         return self._counted >= self._job.settings.rounds.count
 
-    def _burden(self, rank: int) -> int:
-        return sum(self._job.examples[silo] for silo in self._roster.silos_of(rank))
-
     def _draw(self, silos: list[int], number: int) -> list[int]:
         if self._job.script:
             return self._job.script[number].accepted
         return self._cohort.draw(silos, seeds.generator(self._job.settings.seed, "cohort", number))
+
+    def _deal(self, silos: Sequence[int], present: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """Tell who trains which of these silos: its host or, where nothing ties it there, who has the least to do."""
+        hosts = {rank: self._roster.silos_of(rank) for rank in present}
+        if self._job.deals:
+            return topology.deal(silos, self._job.examples, hosts)
+        wanted = set(silos)
+        return {rank: tuple(silo for silo in held if silo in wanted) for rank, held in hosts.items()}
 
     def _checkpoint_due(self, *, last: bool, complete: bool) -> bool:
         """Whether the arriving model is saved: not twice, and later while a silo's kept momentum is out of reach."""

@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Held)
 
 
 class Shelf(Generic[S]):
-    """Silos that a worker hosts.
+    """Silos that a worker hosts or trains.
 
     Parameters
     ----------
@@ -48,14 +48,15 @@ class Shelf(Generic[S]):
         self._reader = ThreadPoolExecutor(1)
 
     def host(self, silos: tuple[int, ...]) -> None:
-        """Let go of all other silos; without a limit, read those that are new, as far as they can be read."""
+        """Without a limit, let go of all other silos and read those that are new, as far as they can be read."""
+        if self._limit:  # those are held that were used last, whoever hosts them
+            return
         mine = set(silos)
         for silo in [silo for silo in self._held if silo not in mine]:
             del self._held[silo], self._bytes[silo]
         for silo in mine - set(self._hosted):
-            if not self._limit:
-                with contextlib.suppress(*UNREADABLE):
-                    self.take(silo)
+            with contextlib.suppress(*UNREADABLE):
+                self.take(silo)
         self._hosted = silos
 
     def take(self, silo: int) -> S:

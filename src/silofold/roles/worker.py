@@ -121,14 +121,12 @@ class Worker:
         self._save(plan, first=first)
 
     def train(self, plan: Plan) -> Tally:
-        """Train the cohort's silos among the hosted ones, report, and wait for the tally."""
+        """Train the silos that are dealt to this worker, report, and wait for the tally."""
         begin = time.perf_counter()
         self._total.clear()
         self._rows.clear()
         self._new_momenta.clear()
-        cohort = [silo for silo in plan.cohort if silo in plan.hosted]
-        upcoming = [silo for silo in plan.upcoming if silo in plan.hosted]
-        self._reports = tuple(self._train_all(cohort, upcoming, plan))
+        self._reports = tuple(self._train_all(plan))
         self._total.to_host()
         seconds = time.perf_counter() - begin
         self._world.say(Reports(plan.round, seconds, self._reports), topology.SCHEDULER)
@@ -170,10 +168,10 @@ class Worker:
             logger.warning("silo %d: cannot be evaluated: %s: %s", silo, type(fault).__name__, fault, exc_info=True)
             return None
 
-    def _train_all(self, cohort: Sequence[int], upcoming: Sequence[int], plan: Plan) -> Iterator[Report]:
+    def _train_all(self, plan: Plan) -> Iterator[Report]:
         """Train silos in turn, in groups of ``local.side_by_side``; those that cannot be read are in none."""
         group: list[tuple[int, Silo]] = []
-        for silo in self._silos.in_turn(cohort, upcoming):
+        for silo in self._silos.in_turn(plan.dealt, plan.upcoming):
             try:
                 held = self._silos.take(silo)
                 missing = self._broken and f"the model did not arrive: {self._broken}"
@@ -258,15 +256,16 @@ class Worker:
             self._world.say(Saved(number, self._title, tuple(files), seconds), topology.SCHEDULER)
 
     def _log(self, number: int, scores: list[Score]) -> None:
+        """Tell how the silos fared that were trained or evaluated here: not always the same ones."""
         trained = {report.silo: report for report in self._reports if report.seen}
-        for score in scores:
-            name = self._job.data.silos[score.silo].name
-            report = trained.get(score.silo)
-            story = f"loss: {report.loss_sum / report.seen:.4f}, train acc: {report.correct / report.seen:.4f}, " if (
-                report
-            ) else ""  # fmt: skip
-            accuracy = score.correct / max(score.examples, 1)
-            logger.info("round %d silo %s: %stest acc: %.4f of %d", number, name, story, accuracy, score.examples)
+        tested = {score.silo: score for score in scores}
+        for silo in sorted(trained.keys() | tested.keys()):
+            told = []
+            if report := trained.get(silo):
+                told += [f"loss: {report.loss_sum / report.seen:.4f}", f"train acc: {report.correct / report.seen:.4f}"]
+            if score := tested.get(silo):
+                told += [f"test acc: {score.correct / max(score.examples, 1):.4f} of {score.examples}"]
+            logger.info("round %d silo %s: %s", number, self._job.data.silos[silo].name, ", ".join(told))
 
 
 def _failed(silo: int, examples: int, reason: str) -> Report:

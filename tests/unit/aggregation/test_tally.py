@@ -27,8 +27,8 @@ def judge(
     ratio: float = 1.0,
     hosted: tuple[tuple[int, ...], ...] = ((0, 1), (2,), (3, 4)),
 ) -> Verdict:
-    by_silo = {report.silo: report for report in reports}
-    return tally.judge(cohort, by_silo, EXAMPLES, lambda examples: examples, ratio, hosted, ELEMENTS)
+    sent = [[report for report in reports if report.silo in silos] for silos in hosted]
+    return tally.judge(cohort, sent, EXAMPLES, lambda examples: examples, ratio, ELEMENTS)
 
 
 @pytest.mark.parametrize(

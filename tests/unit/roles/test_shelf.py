@@ -52,6 +52,16 @@ def test_with_a_limit_those_used_last_stay() -> None:
     assert store.read == [1, 2, 3, 2]
 
 
+def test_with_a_limit_those_of_other_hosts_stay_too() -> None:
+    store = Store()
+    shelf: Shelf[Box] = Shelf(store.load, 25)
+    shelf.host((1, 2))
+    shelf.take(3)
+    shelf.host((1,))
+    assert shelf.take(3) == Box(3)
+    assert store.read == [3]
+
+
 def test_one_that_is_larger_than_the_limit_can_be_used() -> None:
     shelf: Shelf[Box] = Shelf(lambda silo: Box(silo, 1000), 25)
     assert shelf.take(4) == Box(4, 1000)
