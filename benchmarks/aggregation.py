@@ -104,12 +104,12 @@ def server_step(size: int, workers: int) -> Callable[[NDArray[np.float32], NDArr
 
 def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node, mode: str, examples: int) -> None:
     """Move the model and leave the weighted update in the room."""
-    np.copyto(weights, vector)
     if mode in COPIES.values():
+        np.copyto(weights, vector)
         for part in node.room.view(np.float32).reshape(-1, len(weights)):
             np.copyto(part, weights)
         return
-    weights += MOVE
+    np.add(vector, MOVE, out=weights)  # made-up training, which costs no more than the copy of the model
     weights -= vector
     if mode == "exact":
         if not exact.in_range(max(float(weights.max()), -float(weights.min())), examples):
@@ -180,8 +180,7 @@ def half(pipe: Connection, silos: int, parameters: int) -> None:
     while pipe.recv():
         model, total = np.frombuffer(pipe.recv_bytes(), np.float32), np.zeros(parameters, np.float32)
         for _ in range(silos):
-            weights = model.copy()
-            weights += MOVE
+            weights = model + MOVE
             weights *= EXAMPLES
             total += weights
         pipe.send_bytes(total.data)

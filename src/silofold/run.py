@@ -44,12 +44,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
-    from silofold.roles.worker import Silo, Worker
+    from silofold.roles.worker import SiloSplit, Worker
     from silofold.round import Role
+    from silofold.training.local import Samples
     from silofold.training.side_by_side import Trainer
 
 logger = logging.getLogger(__name__)
-Trainee: TypeAlias = "tuple[Trainer, Shelf[Silo], dict[str, str]]"
+Trainee: TypeAlias = "tuple[Trainer, Shelf[SiloSplit, Samples], dict[str, str]]"
 """What a rank that trains has: the model, its silos, and the device in words."""
 Inputs: TypeAlias = tuple[config.Settings, silos.Manifest, list[Summary]]
 """What is read from disk once: settings, manifest, and the rounds that a replay follows."""
@@ -427,14 +428,16 @@ def _host(world: World, job: Job) -> Trainee:
     folder, limit = Path(job.settings.data.folder), 10**6 * job.settings.data.memory
     hosted = job.hosted().get(world.rank, ())
 
-    def read(index: int) -> list[silos.Split]:
-        return [silos.read_split(folder, job.data.silos[index], split, job.data) for split in silos.SPLITS]
+    splits: list[SiloSplit] = [(index, split) for index in hosted for split in silos.SPLITS]
+
+    def read(wanted: SiloSplit) -> silos.Split:
+        index, split = wanted
+        return silos.read_split(folder, job.data.silos[index], split, job.data)
 
     with ThreadPoolExecutor(1) as reader:
-        ahead = {} if limit else {index: reader.submit(read, index) for index in hosted}
+        ahead = {} if limit else {wanted: reader.submit(read, wanted) for wanted in splits}
         gc.disable()  # torch makes hundreds of thousands of objects that stay: looking for garbage among them is for nothing
-        from silofold.roles.worker import Silo  # noqa: PLC0415  (torch: on workers alone)
-        from silofold.training import build, device, local, side_by_side  # noqa: PLC0415
+        from silofold.training import build, device, local, side_by_side  # noqa: PLC0415  (torch: on workers alone)
 
         gc.freeze()
         gc.enable()
@@ -453,16 +456,15 @@ def _host(world: World, job: Job) -> Trainee:
         )
         trainer = side_by_side.Trainer(model, job.settings.local)
 
-        def load(index: int) -> Silo:
-            parts = ahead.pop(index).result() if index in ahead else read(index)
-            return Silo(*(local.load(part.images, part.labels, place) for part in parts))
+        def load(wanted: SiloSplit) -> Samples:
+            part = ahead.pop(wanted).result() if wanted in ahead else read(wanted)
+            return local.load(part.images, part.labels, place)
 
-        shelf: Shelf[Silo] = Shelf(load, limit)
-        for index in hosted:
-            if limit:
-                silos.check_presence(folder / job.data.silos[index].file)
-            else:
-                shelf.take(index)
+        shelf: Shelf[SiloSplit, Samples] = Shelf(load, limit)
+        for index in hosted if limit else ():
+            silos.check_presence(folder / job.data.silos[index].file)
+        for wanted in splits if not limit else ():
+            shelf.take(wanted)
     return trainer, shelf, device.describe(place)
 
 

@@ -21,9 +21,10 @@ FRACTION_BITS = 32
 SCALE = float(2**FRACTION_BITS)
 LIMIT = float(2 ** (63 - FRACTION_BITS))
 LARGEST = float(2 ** (51 - FRACTION_BITS))
-ROUNDER = 1.5 * 2.0**52
-"""float64 has no fractions there: adding it rounds a number of less than 2⁵¹ to an integer, halves to even as rint does,
-which then stands in the last bits. numpy turns float64 into int64 one by one, and this goes by vectors."""
+ROUNDER = 1.5 * 2.0 ** (52 - FRACTION_BITS)
+"""float64 has steps of 2⁻³² there: adding it to a number of less than 2¹⁹ rounds that to a multiple of them, halves to even
+as rint does, and which multiple it is stands in the last bits. numpy turns float64 into int64 one by one, and this goes by
+vectors."""
 _BIAS = int(np.float64(ROUNDER).view(np.int64))
 BLOCK = 2**15
 """Elements worked on at a time: the temporaries stay in the cache."""
@@ -67,7 +68,6 @@ def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, f
         fixed = sums if first else np.empty_like(sums)
         block = fixed.view(np.float64)  # the same memory
         block[:] = update[start : start + BLOCK]
-        block *= SCALE  # a power of two: no rounding
         block += ROUNDER
         fixed -= _BIAS
         fixed *= weight
@@ -77,4 +77,6 @@ def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, f
 
 def value(total: NDArray[np.int64]) -> NDArray[np.float64]:
     """Turn a (L,) int64 fixed-point sum back into (L,) float64."""
-    return total.astype(np.float64) / SCALE
+    result = total.astype(np.float64)
+    result *= 1 / SCALE  # a power of two: no rounding, and a third of the time that dividing takes
+    return result

@@ -304,12 +304,13 @@ def read_split(folder: Path, silo: SiloInfo, split: SplitName, manifest: Manifes
     info = getattr(silo, split)
     try:
         with _open(path) as file:
-            fault = next(_header_faults(file, split, silo, manifest), None)
+            parts = _parts(file, split)
+            fault = next(_header_faults(file, parts, split, silo, manifest), None)
             if fault is not None:
                 raise SchemaError(f"{path}: {fault}")
             tally = _Tally(len(manifest.classes))
-            images = _read_images(file[split]["images"], tally)
-            labels, writer = (file[split][name][...] for name in ("labels", "writer"))
+            images = _read_images(parts["images"], tally)
+            labels, writer = (parts[name][...] for name in ("labels", "writer"))
     except _READ_FAULTS as error:
         raise SchemaError(f"{path}: {_one_line(error)}") from error
     tally.see_labels(labels, writer)
@@ -392,7 +393,14 @@ def _open(path: Path) -> h5py.File:
     return h5py.File(path, "r", locking=False)
 
 
-def _header_faults(file: h5py.File, split: SplitName, silo: SiloInfo, manifest: Manifest) -> Iterator[str]:
+def _parts(file: h5py.File, split: SplitName) -> dict[str, h5py.Dataset]:
+    """Open the datasets of a split, each once: that takes longer than reading a small one. What is missing is None."""
+    return {name: file.get(f"{split}/{name}") for name in _DTYPES}
+
+
+def _header_faults(
+    file: h5py.File, parts: dict[str, h5py.Dataset], split: SplitName, silo: SiloInfo, manifest: Manifest
+) -> Iterator[str]:
     """Compare attributes, shapes and dtypes with the manifest, before anything large is read."""
     info: SplitInfo = getattr(silo, split)
     expected = _attributes(silo.name, silo.writers, manifest.layout, {split: info})
@@ -403,7 +411,7 @@ def _header_faults(file: h5py.File, split: SplitName, silo: SiloInfo, manifest: 
         elif np.shape(found) != np.shape(value) or not np.all(found == np.asarray(value)):
             yield f"attribute {key}: found {_shorten(found)}, expected {_shorten(value)}"
     for name, dtype in _DTYPES.items():
-        dataset = file.get(f"{split}/{name}")
+        dataset = parts[name]
         shape = (info.examples, *(manifest.image_shape if name == "images" else ()))
         if not isinstance(dataset, h5py.Dataset):
             yield f"{split}/{name}: missing, expected a dataset {shape} of {dtype}"
@@ -421,14 +429,15 @@ def _file_faults(path: Path, silo: SiloInfo, manifest: Manifest) -> list[str]:
     try:
         with _open(path) as file:
             for split in SPLITS:
-                headers = list(_header_faults(file, split, silo, manifest))
+                parts = _parts(file, split)
+                headers = list(_header_faults(file, parts, split, silo, manifest))
                 faults += headers
                 if any(fault.startswith(f"{split}/") for fault in headers):
                     continue
                 tally = _Tally(len(manifest.classes))
-                for block in _blocks(file[split]["images"]):
+                for block in _blocks(parts["images"]):
                     tally.see_images(block)
-                tally.see_labels(file[split]["labels"][...], file[split]["writer"][...])
+                tally.see_labels(parts["labels"][...], parts["writer"][...])
                 faults += [f"{split}: {fault}" for fault in tally.faults(getattr(silo, split), len(silo.writers))]
     except _READ_FAULTS as error:
         faults.append(_one_line(error))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 
 from silofold import faults, topology
 from silofold.aggregation import exact
+from silofold.data.silo import SPLITS
 from silofold.messages import Evaluation, Moved, Report, Reports, Saved, SavedFile, Score, Tally, sha256
 from silofold.record import checkpoint, rundir
 from silofold.roles import job as jobs
@@ -26,24 +27,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
+    from silofold.data.silo import SplitName
     from silofold.messages import Plan
     from silofold.roles.job import Job
     from silofold.roles.shelf import Shelf
     from silofold.training.side_by_side import Trainer
 
 logger = logging.getLogger(__name__)
-
-
-class Silo(NamedTuple):
-    """A hosted silo on the training device."""
-
-    train: local.Samples
-    test: local.Samples
-
-    @property
-    def size(self) -> int:
-        """Bytes of its pictures and labels."""
-        return sum(part.nbytes for split in self for part in split)
+SiloSplit: TypeAlias = "tuple[int, SplitName]"
+"""The index of a silo, and one of its splits: they are read apart, since training needs the one and evaluation the other."""
 
 
 class Worker:
@@ -62,7 +54,7 @@ class Worker:
     room
         (P,) int64 or float32 in which the weighted sum of the updates is left.
     silos
-        Those that it hosts.
+        Their splits on the training device.
     momenta
         (T,) float32 momentum of silos that keep it, from a checkpoint; empty in a new run.
     """
@@ -74,7 +66,7 @@ class Worker:
         trainer: Trainer,
         vector: NDArray[np.float32],
         room: NDArray[Any],
-        silos: Shelf[Silo],
+        silos: Shelf[SiloSplit, local.Samples],
         momenta: dict[int, NDArray[np.float32]],
     ) -> None:
         self._world, self._job, self._silos = world, job, silos
@@ -99,7 +91,7 @@ class Worker:
 
     def evaluate(self, plan: Plan, broken: str) -> None:
         """Take in the model that has arrived, evaluate it on the hosted silos, and save what is asked for."""
-        self._silos.host(plan.hosted)
+        self._silos.host((silo, split) for silo in plan.hosted for split in SPLITS)
         self._broken = broken
         if broken:
             logger.warning("round %d: the model did not arrive: %s", plan.round, broken)
@@ -112,8 +104,8 @@ class Worker:
         first = self._world.rank == plan.members.workers[0]
         # the second one's stands in when the first does not live to tell
         digest = sha256(self.vector.astype("<f4", copy=False).data) if self._world.rank in plan.members.workers[:2] else ""
-        tested = self._silos.in_turn(plan.hosted if plan.evaluate else ())
-        scores = [score for silo in tested if (score := self._score(silo))]
+        tested = self._silos.in_turn(_of("test", plan.hosted if plan.evaluate else ()))
+        scores = [score for silo, _ in tested if (score := self._score(silo))]
         now = time.monotonic()
         evaluation = Evaluation(plan.round, digest, now - begin, begin - self._planned, tuple(scores))
         self._world.say(evaluation, topology.SCHEDULER)
@@ -163,35 +155,35 @@ class Worker:
     def _score(self, silo: int) -> Score | None:
         """Evaluate the model that has arrived; a fault costs this silo's score alone."""
         try:
-            return Score(silo, *local.evaluate(self._model, self._silos.take(silo).test))
+            return Score(silo, *local.evaluate(self._model, self._silos.take((silo, "test"))))
         except Exception as fault:
             logger.warning("silo %d: cannot be evaluated: %s: %s", silo, type(fault).__name__, fault, exc_info=True)
             return None
 
     def _train_all(self, plan: Plan) -> Iterator[Report]:
         """Train silos in turn, in groups of ``local.side_by_side``; those that cannot be read are in none."""
-        group: list[tuple[int, Silo]] = []
-        for silo in self._silos.in_turn(plan.dealt, plan.upcoming):
+        group: list[tuple[int, local.Samples]] = []
+        for silo, split in self._silos.in_turn(_of("train", plan.dealt), _of("train", plan.upcoming)):
             try:
-                held = self._silos.take(silo)
+                samples = self._silos.take((silo, split))
                 missing = self._broken and f"the model did not arrive: {self._broken}"
             except UNREADABLE as fault:
                 missing = str(fault)
             if missing:
                 yield _failed(silo, 0, missing)
                 continue
-            group.append((silo, held))
+            group.append((silo, samples))
             if len(group) == self._job.settings.local.side_by_side:
                 yield from self._train_group(group, plan)
                 group = []
         if group:
             yield from self._train_group(group, plan)
 
-    def _train_group(self, group: Sequence[tuple[int, Silo]], plan: Plan) -> Iterator[Report]:
+    def _train_group(self, group: Sequence[tuple[int, local.Samples]], plan: Plan) -> Iterator[Report]:
         """Train silos from the model that has arrived; an exception costs the updates of all of them."""
         settings = self._job.settings
         self._model.load(self._start)
-        members = [Member(held.train, self._momentum_of(silo), (settings.seed, plan.round, silo)) for silo, held in group]
+        members = [Member(samples, self._momentum_of(silo), (settings.seed, plan.round, silo)) for silo, samples in group]
         try:
             planned = faults.in_training(self._faults, plan.round)
             outcomes = self._trainer.train(members, self._planned + plan.window)
@@ -199,7 +191,8 @@ class Worker:
             silos = [silo for silo, _ in group]
             logger.info("silos %s", silos, exc_info=True)
             text = str(fault).strip().splitlines() or [""]
-            yield from (_failed(silo, len(held.train.labels), f"{type(fault).__name__}: {text[0]}") for silo, held in group)
+            reason = f"{type(fault).__name__}: {text[0]}"
+            yield from (_failed(silo, len(samples.labels), reason) for silo, samples in group)
             return
         for index, ((silo, _), member, done) in enumerate(zip(group, members, outcomes, strict=True)):
             self._trainer.take(index)
@@ -266,6 +259,10 @@ class Worker:
             if score := tested.get(silo):
                 told += [f"test acc: {score.correct / max(score.examples, 1):.4f} of {score.examples}"]
             logger.info("round %d silo %s: %s", number, self._job.data.silos[silo].name, ", ".join(told))
+
+
+def _of(split: SplitName, silos: Sequence[int]) -> list[SiloSplit]:
+    return [(silo, split) for silo in silos]
 
 
 def _failed(silo: int, examples: int, reason: str) -> Report:

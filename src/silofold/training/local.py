@@ -40,6 +40,11 @@ class Samples(NamedTuple):
     images: torch.Tensor
     labels: torch.Tensor
 
+    @property
+    def size(self) -> int:
+        """Bytes of both."""
+        return self.images.nbytes + self.labels.nbytes
+
 
 class Outcome(NamedTuple):
     """What local training did.
