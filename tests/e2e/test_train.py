@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -268,6 +269,20 @@ def test_silos_read_when_needed(reference: Path, tiny: Path, recipe: Path, tmp_p
     for entry in rounds(tmp_path / "b"):
         assert entry["accepted"] == [0, 1, 2, 4, 5]
         assert ["silo_0003.h5" in silo["reason"] for silo in entry["silos"]] == [index == 3 for index in range(6)]
+
+
+def test_training_reads_the_training_split_alone(reference: Path, tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """Pictures that are damaged in a test split cost the score of their silo, and no update."""
+    damaged = shutil.copytree(tiny, tmp_path / "damaged")
+    with h5py.File(damaged / "silo_0003.h5", "r+") as file:
+        file["test/images"][0] = file["test/images"][0] ^ 1
+    ended = run(tmp_path / "run", damaged, recipe, (1, 2), "data.memory=1")
+    assert ended.code == 0, ended
+    assert [row[1] for row in table(tmp_path / "run")] == [row[1] for row in table(reference)]
+    for entry in rounds(tmp_path / "run"):
+        assert entry["accepted"] == [0, 1, 2, 3, 4, 5]
+        assert entry["test_examples"] == sum(range(10, 16)) - 13
+        assert entry["silos"][3]["accuracy"] is None
 
 
 TRAINED = re.compile(r"round (\d+) silo silo_(\d+): loss")
