@@ -174,6 +174,10 @@ def deal(silos: Iterable[int], examples: Sequence[int], hosts: Mapping[int, Sequ
     -------
     dict of int to tuple of int
         Per rank the silos that it trains, ascending; a rank may have none.
+
+    References
+    ----------
+    The LPT rule, as in `assign_silos`.
     """
     home = {silo: rank for rank, held in hosts.items() for silo in held}
     dealt: dict[int, list[int]] = {rank: [] for rank in hosts}

@@ -394,7 +394,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _parts(file: h5py.File, split: SplitName) -> dict[str, h5py.Dataset]:
-    """Open the datasets of a split, each once: that takes longer than reading a small one. What is missing is None."""
+    """Open the datasets of a split, each once: that is much of what a small one takes to read. What is missing is None."""
     return {name: file.get(f"{split}/{name}") for name in _DTYPES}
 
 
