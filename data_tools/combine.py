@@ -32,7 +32,7 @@ def spread(users: tuple[T, ...], silos: int) -> list[tuple[T, ...]]:
         There are more silos than users.
     """
     if silos > len(users):
-        raise SchemaError(f"found {len(users)} users for {silos} silos, expected at least one user a silo")
+        raise SchemaError("tool-option", f"found {len(users)} users for {silos} silos, expected at least one user a silo")
     each, more = divmod(len(users), silos)
     ends = accumulate((each + (silo < more) for silo in range(silos)), initial=0)
     return [users[start:stop] for start, stop in pairwise(ends)]
@@ -47,7 +47,7 @@ def first(users: tuple[str, ...], number: int | None, where: Path) -> tuple[str,
         There are not that many.
     """
     if number is not None and number > len(users):
-        raise SchemaError(f"{where}: found {len(users)} users, expected at least {number} (--users)")
+        raise SchemaError("tool-option", f"{where}: found {len(users)} users, expected at least {number} (--users)")
     return users[:number]
 
 
@@ -77,7 +77,9 @@ def _check_names(users: tuple[str, ...]) -> None:
         parts = user.split("_")
         prefix = next(("_".join(parts[:end]) for end in range(1, len(parts)) if "_".join(parts[:end]) in known), None)
         if prefix is not None:
-            raise SchemaError(f"users {prefix} and {user}: their pictures <user>_<picture> could not be told apart")
+            raise SchemaError(
+                "tree-names", f"users {prefix} and {user}: their pictures <user>_<picture> could not be told apart"
+            )
 
 
 def main() -> int:
@@ -91,7 +93,7 @@ def main() -> int:
     arguments = parser.parse_args()
     kind = kind_of(arguments.folder)
     if kind != "raw":
-        raise SchemaError(f"{arguments.folder}: found {kind} data, expected a tree of raw users")
+        raise SchemaError("tree-kind", f"{arguments.folder}: found {kind} data, expected a tree of raw users")
     users = first(writers_of(arguments.folder), arguments.users, arguments.folder)
     _check_names(users)
     groups = spread(users, arguments.silos)

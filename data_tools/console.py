@@ -60,7 +60,7 @@ def run(main: Callable[[], int]) -> Never:
     try:
         sys.exit(main())
     except SilofoldError as error:
-        message, code = str(error), error.exit_code
+        message, code = f"{error} [{error.id}]", error.exit_code
     except OSError as error:
         message, code = os_reason(error), 2
     except KeyboardInterrupt:
@@ -111,7 +111,9 @@ def each(work: Callable[[T], R], tasks: Sequence[T], jobs: int, unit: str) -> It
         yield from _progress((futures.popleft().result() for _ in tasks), len(tasks), unit)
         finished = True
     except BrokenProcessPool as error:
-        raise SchemaError("a process of this tool was killed, out of memory perhaps; try fewer --jobs") from error
+        raise SchemaError(
+            "tool-killed", "a process of this tool was killed, out of memory perhaps; try fewer --jobs"
+        ) from error
     finally:
         if finished:
             executor.shutdown()
@@ -153,9 +155,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         if found is None:
             partial.mkdir()
     except OSError as error:
-        raise SchemaError(f"{out}: cannot be made: {error.strerror}") from error
+        raise SchemaError("data-write", f"{out}: cannot be made: {error.strerror}") from error
     if found is not None:
-        raise SchemaError(f"{out}: not empty, found {found.name}; expected a new or an empty folder")
+        raise SchemaError("tool-folder", f"{out}: not empty, found {found.name}; expected a new or an empty folder")
     try:
         yield partial
         os.sync()

@@ -83,14 +83,18 @@ def read_shard(path: Path) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.
         try:
             steps = np.array(msgspec.json.decode(data.x, type=list[list[float]]), np.float64).reshape(len(data.y), -1)
         except (msgspec.DecodeError, ValueError) as error:
-            raise SchemaError(f"{where}: x: {error}, expected {len(data.y)} lists of {SIDE * SIDE} numbers") from error
+            raise SchemaError(
+                "leaf-shard", f"{where}: x: {error}, expected {len(data.y)} lists of {SIDE * SIDE} numbers"
+            ) from error
         if data.y and steps.shape[1] != SIDE * SIDE:
-            raise SchemaError(f"{where}: x: found {steps.size} numbers, expected {len(data.y)} times {SIDE * SIDE}")
+            raise SchemaError(
+                "leaf-shard", f"{where}: x: found {steps.size} numbers, expected {len(data.y)} times {SIDE * SIDE}"
+            )
         steps *= 255
         pixels = np.rint(steps)
         good = (np.abs(steps - pixels) <= _STEP_ERROR) & (pixels >= 0) & (pixels <= 255)
         if not good.all():
-            raise SchemaError(f"{where}: x: found {steps[~good][0] / 255!r}, expected u8/255")
+            raise SchemaError("leaf-shard", f"{where}: x: found {steps[~good][0] / 255!r}, expected u8/255")
         yield user, pixels.astype(np.uint8).reshape(-1, SIDE, SIDE), np.array(data.y, np.int32)
 
 
@@ -98,22 +102,26 @@ def _decode(path: Path) -> _Shard:
     try:
         shard = msgspec.json.decode(path.read_bytes(), type=_Shard)
     except OSError as error:
-        raise SchemaError(console.os_reason(error)) from error
+        raise SchemaError("leaf-shard", console.os_reason(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SchemaError(f"{path}: {error}, expected a LEAF shard with users, num_samples and user_data") from error
+        raise SchemaError(
+            "leaf-shard", f"{path}: {error}, expected a LEAF shard with users, num_samples and user_data"
+        ) from error
     if sorted(shard.users) != sorted(shard.user_data):
-        raise SchemaError(f"{path}: users and user_data name different users")
+        raise SchemaError("leaf-shard", f"{path}: users and user_data name different users")
     for user, size in zip(shard.users, shard.num_samples, strict=False):
         labels = shard.user_data[user].y
         if len(labels) != size:
-            raise SchemaError(f"{path}: user {user}: found {len(labels)} labels, expected {size} (num_samples)")
+            raise SchemaError(
+                "leaf-shard", f"{path}: user {user}: found {len(labels)} labels, expected {size} (num_samples)"
+            )
         strange = next((label for label in labels if not 0 <= label < len(FEMNIST)), None)
         if strange is not None:
-            raise SchemaError(f"{path}: user {user}: found label {strange}, expected 0 to {len(FEMNIST) - 1}")
+            raise SchemaError("leaf-shard", f"{path}: user {user}: found label {strange}, expected 0 to {len(FEMNIST) - 1}")
         if user in {"", ".", ".."} or "/" in user or "\0" in user:
-            raise SchemaError(f"{path}: found user {user!r}, expected a name that can name a folder")
+            raise SchemaError("leaf-user", f"{path}: found user {user!r}, expected a name that can name a folder")
     if len(shard.num_samples) != len(shard.users):
-        raise SchemaError(f"{path}: found {len(shard.num_samples)} num_samples, expected {len(shard.users)}")
+        raise SchemaError("leaf-shard", f"{path}: found {len(shard.num_samples)} num_samples, expected {len(shard.users)}")
     return shard
 
 
@@ -133,7 +141,7 @@ def _export(task: tuple[Shard, Path]) -> int:
             try:
                 Image.fromarray(image).save(path)
             except OSError as error:
-                raise SchemaError(f"{path}: cannot be written: {error.strerror or error}") from error
+                raise SchemaError("data-write", f"{path}: cannot be written: {error.strerror or error}") from error
         pictures += len(labels)
     return pictures
 
@@ -147,7 +155,7 @@ def main() -> int:
     arguments = parser.parse_args()
     for split in SPLITS:
         if not any((arguments.folder / split).glob("*.json")):
-            raise SchemaError(f"{arguments.folder / split}: found no *.json, expected LEAF's shards")
+            raise SchemaError("leaf-shard", f"{arguments.folder / split}: found no *.json, expected LEAF's shards")
     with console.new_folder(arguments.out) as partial:
         plan = shards(arguments.folder, arguments.jobs)
         pictures = sum(console.each(_export, [(shard, partial) for shard in plan], arguments.jobs, "shard"))

@@ -141,7 +141,9 @@ def pack_silo(job: Job) -> Packed:
         if not listing and not (split == "test" and job.allow_empty_test):
             hint = "; --allow-empty-test lets it pass" if split == "test" else ""
             folders = ", ".join(job.folders[:3]) + (", …" if len(job.folders) > 3 else "")
-            raise SchemaError(f"empty silo {job.name} ({folders}): found no {split} picture, expected at least 1{hint}")
+            raise SchemaError(
+                "data-empty", f"empty silo {job.name} ({folders}): found no {split} picture, expected at least 1{hint}"
+            )
     order = tuple(sorted({picture.writer for listing in listings.values() for picture in listing}))
     keys: dict[SplitName, list[NDArray[np.uint64]]] = {split: [] for split in SPLITS}
     splits = {
@@ -176,7 +178,7 @@ def _pixels(job: Job, picture: Picture) -> NDArray[np.uint8]:
         with job.source.load(picture) as image:
             return pixels(image, job.layout.image_shape, picture.path)
     except FAULTS as error:
-        raise SchemaError(f"{picture.path}: not a readable picture: {error}") from error
+        raise SchemaError("picture-read", f"{picture.path}: not a readable picture: {error}") from error
 
 
 def _spool(task: tuple[int, Shard, Path]) -> None:
@@ -187,7 +189,7 @@ def _spool(task: tuple[int, Shard, Path]) -> None:
             try:
                 path.write_bytes(values.tobytes())
             except OSError as error:
-                raise SchemaError(f"{path}: cannot be written: {error.strerror or error}") from error
+                raise SchemaError("data-write", f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _leaf_source(folder: Path, spool: Path, jobs: int) -> tuple[SpoolSource, tuple[str, ...]]:
@@ -208,10 +210,10 @@ def _classes(wish: str | None, kind: Kind, root: Path, folders: tuple[str, ...])
     if wish is None:
         return FEMNIST, [str(label) for label in range(len(FEMNIST))]
     if kind == "leaf":
-        raise SchemaError(f"--classes {wish}: LEAF's JSON always has the {len(FEMNIST)} classes of FEMNIST")
+        raise SchemaError("tool-option", f"--classes {wish}: LEAF's JSON always has the {len(FEMNIST)} classes of FEMNIST")
     names = class_folders(root, folders) if wish == "auto" else tuple(wish.split(","))
     if "" in names or len(set(names)) != len(names):
-        raise SchemaError(f"--classes {wish}: found an empty or a repeated name")
+        raise SchemaError("tool-option", f"--classes {wish}: found an empty or a repeated name")
     return names, list(names)
 
 
@@ -219,7 +221,7 @@ def _groups(arguments: argparse.Namespace, kind: Kind, folders: tuple[str, ...])
     """Return name and folders of each silo."""
     if kind == "combined":
         if arguments.users or arguments.silos:
-            raise SchemaError(f"{arguments.folder}: already combined; --users and --silos are for raw users")
+            raise SchemaError("tool-option", f"{arguments.folder}: already combined; --users and --silos are for raw users")
         return [(folder, (folder,)) for folder in sorted(folders, key=natural)]
     users = first(folders, arguments.users, arguments.folder)
     if arguments.silos is None:

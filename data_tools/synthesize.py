@@ -131,7 +131,7 @@ def write(writer: Writer) -> int:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(picture).save(path)
             except OSError as error:
-                raise SchemaError(f"{path}: cannot be written: {error.strerror or error}") from error
+                raise SchemaError("data-write", f"{path}: cannot be written: {error.strerror or error}") from error
     return len(pictures)
 
 
@@ -145,7 +145,7 @@ def main() -> int:
     parser.add_jobs()
     arguments = parser.parse_args()
     if arguments.seed < 0:
-        raise SchemaError(f"--seed: found {arguments.seed}, expected 0 or more")
+        raise SchemaError("tool-option", f"--seed: found {arguments.seed}, expected 0 or more")
     fields()  # once here, so that the processes inherit them
     with console.new_folder(arguments.out) as partial:
         tasks = [

@@ -83,8 +83,9 @@ class Tree:
         if name not in self.labels:
             known = list(self.labels)
             raise SchemaError(
+                "tree-class",
                 f"{home / name}: found the class folder {name!r}, expected one of the {len(known)} from {known[0]} "
-                f"to {known[-1]}"
+                f"to {known[-1]}",
             )
         return self.labels[name]
 
@@ -107,14 +108,15 @@ def kind_of(root: Path) -> Kind:
         None of the three.
     """
     if not root.is_dir():
-        raise SchemaError(f"{root}: no such folder")
+        raise SchemaError("tree-kind", f"{root}: no such folder")
     if any((root / split).is_dir() and any((root / split).glob("*.json")) for split in SPLITS):
         return "leaf"
     names = [entry.name for entry in entries(root) if entry.is_dir()]
     if not any((root / name / split).is_dir() for name in names for split in SPLITS):
         raise SchemaError(
+            "tree-kind",
             f"{root}: found neither <writer>/{{train,test}}/<class>/<picture>, nor dataset_<i>/{{train,test}}/…, "
-            "nor LEAF's {train,test}/*.json"
+            "nor LEAF's {train,test}/*.json",
         )
     return "combined" if all(_DATASET.fullmatch(name) for name in names) else "raw"
 
@@ -130,7 +132,7 @@ def writers_of(root: Path) -> tuple[str, ...]:
     names = sorted(entry.name for entry in entries(root) if entry.is_dir())
     for name in names:
         if not any((root / name / split).is_dir() for split in SPLITS):
-            raise SchemaError(f"{root / name}: found neither train nor test, expected both")
+            raise SchemaError("tree-split", f"{root / name}: found neither train nor test, expected both")
     return tuple(names)
 
 
@@ -155,7 +157,7 @@ def read_combined(root: Path) -> dict[str, tuple[str, ...]]:
     try:
         datasets = msgspec.json.decode(path.read_bytes(), type=Combined).datasets
     except (OSError, msgspec.DecodeError) as error:
-        raise SchemaError(f"{path}: {error}") from error
+        raise SchemaError("tree-kind", f"{path}: {error}") from error
     return {name: tuple(users) for name, users in datasets.items()}
 
 
@@ -177,10 +179,10 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as scan:
             found = [entry for entry in scan if not entry.name.startswith(".")]
     except OSError as error:
-        raise SchemaError(f"{folder}: {error.strerror}, expected a folder") from error
+        raise SchemaError("tree-kind", f"{folder}: {error.strerror}, expected a folder") from error
     strange = next((entry.name for entry in found if entry.name != readable(entry.name)), None)
     if strange is not None:
-        raise SchemaError(f"{folder}: found the name {os.fsencode(strange)!r}, expected UTF-8")
+        raise SchemaError("tree-names", f"{folder}: found the name {os.fsencode(strange)!r}, expected UTF-8")
     return found
 
 
@@ -200,5 +202,5 @@ def subfolders(folder: Path) -> list[str]:
     found = entries(folder)
     stray = next((entry.path for entry in found if not entry.is_dir()), None)
     if stray is not None:
-        raise SchemaError(f"{stray}: found a file, expected only class folders there")
+        raise SchemaError("tree-class", f"{stray}: found a file, expected only class folders there")
     return [entry.name for entry in found]

@@ -1,4 +1,4 @@
-"""Write the tables of docs/settings.md out of the settings' definitions.
+"""Write the tables of docs/settings.md out of the settings' definitions, and docs/errors.md out of the table of errors.
 
 ``python docs/reference.py [--check]``
 
@@ -21,11 +21,14 @@ import msgspec
 from msgspec import inspect as types
 
 from silofold import config, plugins
+from silofold.core.endings import ENDINGS
+from silofold.core.error_table import ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PAGE = Path(__file__).with_name("settings.md")
+ERRORS_PAGE = Path(__file__).with_name("errors.md")
 HEAD = ["| key | type and range | default | meaning |", "|---|---|---|---|"]
 PLAIN_KINDS: dict[type[types.Type], str] = {
     types.BoolType: "true or false",
@@ -137,16 +140,34 @@ def renewed(page: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def errors_page() -> str:
+    """Return the page of the ways to end and of all errors."""
+    lines = [
+        "# Ways to end, and errors", "",
+        "`make docs` writes this page out of the tables that the program itself uses.", "", "## Ways to end", "",
+        "The exit code tells how a run, or any other command, has ended.",
+        "A batch script starts a job again only where a repetition can help.", "",
+        "| ending | exit code | started again | what it says | what to do |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    lines += [
+        f"| {one.name} | `{one.code}` | {'yes' if one.requeue else 'no'} | {one.meaning} | {one.remedy} |" for one in ENDINGS
+    ]
+    lines += ["", "## Errors", "", "The id stands in brackets at the end of the line.", ""]
+    lines += ["| id | exit code | cause | what to do |", "|---|---|---|---|"]
+    lines += [f"| `{key}` | `{one.ending.code}` | {one.cause} | {one.remedy} |" for key, one in sorted(ERRORS.items())]
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: Iterable[str] | None = None) -> int:
-    """Write the page, or compare it."""
+    """Write the pages, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 if the page would change")
     check = parser.parse_args(None if arguments is None else list(arguments)).check
-    old = PAGE.read_text(encoding="utf-8")
-    new = renewed(old)
+    pages = {PAGE: renewed(PAGE.read_text(encoding="utf-8")), ERRORS_PAGE: errors_page()}
     if check:
-        return int(new != old)
-    PAGE.write_text(new, encoding="utf-8")
+        return int(any(not page.exists() or page.read_text(encoding="utf-8") != new for page, new in pages.items()))
+    for page, new in pages.items():
+        page.write_text(new, encoding="utf-8")
     return 0
 
 

@@ -98,9 +98,9 @@ def check(settings: config.Settings) -> None:
     for name, plain in PLAIN.items():
         found = plain | getattr(settings, name)
         if found != plain:
-            raise SilofoldError(f"{name} = {found}: this script knows {plain} alone")
+            raise SilofoldError("data-read", f"{name} = {found}: this script knows {plain} alone")
     if settings.model.get("name") != "lenet":
-        raise SilofoldError(f"model = {settings.model}: this script knows lenet alone")
+        raise SilofoldError("data-read", f"model = {settings.model}: this script knows lenet alone")
 
 
 def federate(settings: config.Settings, folder: Path, rounds: int, out: Path) -> LeNet:

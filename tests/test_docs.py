@@ -128,6 +128,10 @@ def test_the_page_of_settings_is_that_of_their_definitions() -> None:
     assert reference.renewed(page.replace("| `seed` |", "| `sede` |")) == page
 
 
+def test_the_page_of_errors_is_that_of_their_table() -> None:
+    assert text_of("docs/errors.md") == reference.errors_page(), "make docs writes it"
+
+
 def test_every_setting_has_a_meaning() -> None:
     everything = [row for table in reference.tables().values() for row in table]
     assert len(everything) > 40

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
-WORDS = {"errors", "config", "protocols", "plugins", "messages", "predictions", "topology", "seeds", "machine", "faults"}
+WORDS = {
+    "core",
+    "errors",
+    "config",
+    "protocols",
+    "plugins",
+    "messages",
+    "predictions",
+    "topology",
+    "seeds",
+    "machine",
+    "faults",
+}
 DEPARTMENTS = {"comm", "training", "aggregation", "evaluation", "data", "record", "view"}
 """evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
 look at, text and pages, so that no other department knows a library that draws."""

@@ -101,7 +101,7 @@ def main(options: argparse.Namespace) -> int:
     groups = (everyone,) if options.kind == "central" else tuple((silo,) for silo in everyone)
     work = Work(settings, folder, data, groups)
     if options.workers is not None and options.workers < 1:
-        raise ConfigError(f"--workers {options.workers}: expected at least 1")
+        raise ConfigError("topology-ranks", f"--workers {options.workers}: expected at least 1")
     sinks: list[Sink] = [plugins.load("sink", table) for table in settings.sinks]
     target = RunFolder(options.out)
     states, earlier = _begin(target, work, options.kind)
@@ -162,7 +162,7 @@ def _settings(options: argparse.Namespace) -> config.Settings:
         rounds = config.resolve(config.merge(recorded, options.set), str(like)).rounds
         settings = msgspec.structs.replace(settings, rounds=rounds)
     if not settings.data.folder:
-        raise ConfigError("no data: give --data DIR, or data.folder in the settings")
+        raise ConfigError("data-missing", "no data: give --data DIR, or data.folder in the settings")
     plain = config.Settings()
     return msgspec.structs.replace(settings, **{key: getattr(plain, key) for key in PLAIN})
 
@@ -238,7 +238,7 @@ class Crew:
             found = self._pipes[index].recv()
         except (EOFError, ConnectionError):
             raise RequeueError(
-                f"process {index} of the baseline is gone, out of memory perhaps; the same command goes on"
+                "rank-lost", f"process {index} of the baseline is gone, out of memory perhaps; the same command goes on"
             ) from None
         if isinstance(found, SilofoldError):
             raise found
@@ -376,7 +376,7 @@ def _begin(target: RunFolder, work: Work, kind: str) -> tuple[list[State | None]
     if record["data_digest"] != work.data.digest:
         changes.append("data: other silos")
     if changes:
-        raise RunFolderError(f"{target.path}: the run in it was started with others: " + "; ".join(changes))
+        raise RunFolderError("run-differs", f"{target.path}: the run in it was started with others: " + "; ".join(changes))
     checkpoint.clear_drafts(target.checkpoints)
     for path in checkpoint.found(target.checkpoints):
         try:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import silofold
+from silofold.core import console, endings
+from silofold.errors import SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,16 @@ _WITHOUT_MPI = {"baseline", "compare", "evaluate", "predict", "report"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except SilofoldError as fault:
+        return console.error(fault)
+    except KeyboardInterrupt:
+        return endings.INTERRUPTED.code
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a command; faults are told and become exit codes by who calls this, here and nowhere else."""
     if options.command == "launch" or (options.command == "replay" and not _under_mpi()):
         from silofold import launch
 
@@ -44,28 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _without_mpi(options: argparse.Namespace) -> int:
-    """Run a command that needs no MPI; faults are one line."""
-    from silofold.errors import SilofoldError
-
+    """Run a command that needs no MPI."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what a rank has: the same bits
-    try:
-        match options.command:
-            case "baseline":
-                from silofold.baseline import main as command
-            case "compare":
-                from silofold.compare import main as command
-            case "evaluate":
-                from silofold.evaluate import main as command
-            case "predict":
-                from silofold.evaluate import predict as command
-            case _:
-                from silofold.report import main as command
-        return command(options)
-    except SilofoldError as fault:
-        sys.stderr.write(f"silofold: error: {fault}\n")
-        return fault.exit_code
-    except KeyboardInterrupt:
-        return 130
+    match options.command:
+        case "baseline":
+            from silofold.baseline import main as command
+        case "compare":
+            from silofold.compare import main as command
+        case "evaluate":
+            from silofold.evaluate import main as command
+        case "predict":
+            from silofold.evaluate import predict as command
+        case _:
+            from silofold.report import main as command
+    return command(options)
 
 
 def request_of(options: argparse.Namespace) -> run.Request:

@@ -101,7 +101,7 @@ def main(options: argparse.Namespace) -> int:
         try:
             rundir.write_atomically(options.out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
         except OSError as fault:
-            raise RunFolderError(f"{options.out}: cannot be written: {fault.strerror}") from None
+            raise RunFolderError("out-write", f"{options.out}: cannot be written: {fault.strerror}") from None
     return 0
 
 

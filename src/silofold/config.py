@@ -204,7 +204,7 @@ def parse(text: str, origin: str, overrides: Sequence[str] = ()) -> Settings:
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as fault:
-        raise ConfigError(f"{origin}: not valid TOML: {fault}") from None
+        raise ConfigError("settings-toml", f"{origin}: not valid TOML: {fault}") from None
     return resolve(merge(tree, overrides), origin)
 
 
@@ -237,16 +237,18 @@ def resolve(tree: Mapping[str, Any], origin: str) -> Settings:
     settings = convert(named, Settings, origin)
     if settings.local.compile and settings.local.cpu_isa != "auto":
         raise ConfigError(
+            "settings-contradict",
             f'{origin}: local.cpu_isa = "{settings.local.cpu_isa}" with local.compile = true: compiled code takes all that '
-            "its CPU has; expected one of the two"
+            "its CPU has; expected one of the two",
         )
     if settings.local.compile and settings.local.cuda_graph:
         ways = "local.compile and local.cuda_graph"
-        raise ConfigError(f"{origin}: {ways} are two ways to take a step: expected one at most")
+        raise ConfigError("settings-contradict", f"{origin}: {ways} are two ways to take a step: expected one at most")
     if settings.local.side_by_side > 1 and not settings.local.cuda_graph:
         raise ConfigError(
+            "settings-contradict",
             f"{origin}: local.side_by_side = {settings.local.side_by_side} without local.cuda_graph = true: a GPU would "
-            "wait for the calls of each step; expected both, or local.side_by_side = 1"
+            "wait for the calls of each step; expected both, or local.side_by_side = 1",
         )
     for key in DEFAULT_PLUGINS:
         _check_name(getattr(settings, key), key, origin)
@@ -277,7 +279,7 @@ def convert(tree: Mapping[str, Any], kind: type[S], origin: str, at: str = "") -
     try:
         return msgspec.convert(dict(tree), kind, strict=True)
     except msgspec.ValidationError as fault:
-        raise ConfigError(f"{origin}: {_explain(str(fault), tree, kind, at)}") from None
+        raise ConfigError("settings-key", f"{origin}: {_explain(str(fault), tree, kind, at)}") from None
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
@@ -307,7 +309,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = (part.strip() for part in override.partition("="))
     if not equals or not all(key.split(".")):
-        raise ConfigError(f"--set {override}: expected section.key=value")
+        raise ConfigError("settings-override", f"--set {override}: expected section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -316,13 +318,15 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for name in path:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {override}: {name} is a value and has no keys")
+            raise ConfigError("settings-override", f"--set {override}: {name} is a value and has no keys")
     tree[last] = value
 
 
 def _check_name(table: Table, key: str, origin: str) -> None:
     if not isinstance(table.get("name"), str):
-        raise ConfigError(f'{origin}: {key}: found {table!r}, expected a table with a name, like {{ name = "..." }}')
+        raise ConfigError(
+            "settings-key", f'{origin}: {key}: found {table!r}, expected a table with a name, like {{ name = "..." }}'
+        )
 
 
 def _explain(message: str, tree: Mapping[str, Any], kind: type[msgspec.Struct], at: str) -> str:

@@ -109,11 +109,7 @@ def main(options: argparse.Namespace, *, under_mpi: bool) -> int:
     int
         0 if a federation can run here, 2 if some finding is a failure.
     """
-    try:
-        settings = _settings(options)
-    except SilofoldError as fault:
-        sys.stderr.write(f"silofold: error: {fault}\n")
-        return fault.exit_code
+    settings = _settings(options)
     findings = _as_rank(settings, options.out) if under_mpi else list(_alone(settings, options))
     if options.json:
         sys.stdout.write(f"{msgspec.json.encode(findings).decode()}\n" if findings else "")
@@ -356,7 +352,7 @@ def _as_rank(settings: config.Settings, out: Path | None) -> list[Finding]:
     try:
         world = worlds.connect()
     except SilofoldError as fault:
-        if "quiet" in getattr(fault, "__notes__", []):
+        if fault.told_elsewhere:
             return []
         return [
             fail(str(fault), "start it by `silofold launch`, by the mpirun of this environment, or by srun with its --mpi=")

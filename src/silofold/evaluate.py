@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from silofold import predictions, seeds, trained
+from silofold.core import console
 from silofold.data import picture
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, RunFolderError, SilofoldError
@@ -60,7 +61,7 @@ def main(options: argparse.Namespace) -> int:
         try:
             rundir.write_atomically(options.out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
         except OSError as fault:
-            raise RunFolderError(f"{options.out}: cannot be written: {fault.strerror}") from None
+            raise RunFolderError("out-write", f"{options.out}: cannot be written: {fault.strerror}") from None
     return 0
 
 
@@ -75,7 +76,9 @@ def predict(options: argparse.Namespace) -> int:
         classes, shape = data.classes, data.image_shape
     model, vectors = found.build(classes, shape)
     if len(vectors) != 1:
-        raise CheckpointError(f"{options.model}: holds {len(vectors)} models, one a silo; expected one model for all")
+        raise CheckpointError(
+            "model-count", f"{options.model}: holds {len(vectors)} models, one a silo; expected one model for all"
+        )
     model.load(vectors[0])
     code = 0
     width = max(len(str(path)) for path in options.images)
@@ -83,8 +86,7 @@ def predict(options: argparse.Namespace) -> int:
         try:
             image = picture.read(path, shape)
         except SilofoldError as fault:
-            sys.stderr.write(f"silofold: error: {fault}\n")
-            code = fault.exit_code
+            code = console.error(fault)
             continue
         sample = local.load(image[None], np.zeros(1, np.int64), model.vector.device)
         shares = np.exp(predicting.log_probabilities(model, sample.images)[0])
@@ -130,7 +132,7 @@ def answers_of(found: Trained, folder: Path, data: silos.Manifest, epochs: int) 
     model, vectors = found.build(data.classes, data.image_shape)
     if len(vectors) not in {1, len(data.silos)}:
         raise CheckpointError(
-            f"{found.run.path}: holds {len(vectors)} models, one a silo; {folder} has {len(data.silos)} silos"
+            "model-count", f"{found.run.path}: holds {len(vectors)} models, one a silo; {folder} has {len(data.silos)} silos"
         )
     tests = [_samples(folder, data, index, "test", model) for index in range(len(data.silos))]
     rows = [_row(model, vector, tests) for vector in vectors]
@@ -196,7 +198,7 @@ def _personalised(
         train = _samples(folder, data, index, "train", model)
         done = local.Training(model, train, settings, model.gradient.new_zeros(model.gradient.shape), rng, math.inf).to_end()
         if done.reason:
-            raise CheckpointError(f"silo {data.silos[index].name}: cannot be personalised: {done.reason}")
+            raise CheckpointError("silo-training", f"silo {data.silos[index].name}: cannot be personalised: {done.reason}")
         parts.append(predicting.predict(model, samples, index))
     return predictions.join(parts)
 

@@ -77,14 +77,19 @@ def planned(title: str) -> list[Fault]:
 def _parse(text: str) -> Fault:
     found = _FORM.fullmatch(text)
     if found is None:
-        raise ConfigError(f"{VARIABLE}: found {text!r}, expected like 'worker 3: kill @ round 4 before reduce'")
+        raise ConfigError(
+            "fault-plan", f"{VARIABLE}: found {text!r}, expected like 'worker 3: kill @ round 4 before reduce'"
+        )
     role, index, what, seconds, number, when, step = found.groups()
     if what not in (IN_TRAINING if step is None else ANYWHERE):
-        raise ConfigError(f"{VARIABLE}: {what!r} in {text!r}: known are {ANYWHERE} with a step, {IN_TRAINING} without one")
+        raise ConfigError(
+            "fault-plan", f"{VARIABLE}: {what!r} in {text!r}: known are {ANYWHERE} with a step, {IN_TRAINING} without one"
+        )
     place = ALIASES.get((when, step), (when, step)) if step else None
     if (place in BETWEEN) == bool(number) or (place and place not in BETWEEN and place[1] not in STEPS):
         raise ConfigError(
-            f"{VARIABLE}: {step!r} in {text!r}: known are, with a round, {STEPS}, model, reduce, and without one {BETWEEN}"
+            "fault-plan",
+            f"{VARIABLE}: {step!r} in {text!r}: known are, with a round, {STEPS}, model, reduce, and without one {BETWEEN}",
         )
     title = role if role == "scheduler" else f"{role}_{index or 0}"
     return Fault(title, what, float(seconds or 0), int(number or 0), place)

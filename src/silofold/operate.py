@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from silofold.errors import RunFolderError, SilofoldError
+from silofold.errors import RunFolderError
 from silofold.record import control, history
 from silofold.record.rundir import RunFolder
 
@@ -24,17 +24,13 @@ SILENCE = 15.0
 def main(options: argparse.Namespace) -> int:
     """Do one of the three, and return the exit code."""
     folder = RunFolder(options.run)
-    try:
-        if options.command == "status":
-            return _status(folder)
-        if not _lives(folder, control.read_status(folder)):
-            raise RunFolderError(f"{folder.path}: no job is at work in it; silofold status tells more")
-        if options.command == "stop":
-            return _stop(folder, now=options.now, wait=options.wait)
-        return _scale(folder, options.workers, options.wait)
-    except SilofoldError as fault:
-        sys.stderr.write(f"silofold: error: {fault}\n")
-        return fault.exit_code
+    if options.command == "status":
+        return _status(folder)
+    if not _lives(folder, control.read_status(folder)):
+        raise RunFolderError("job-none", f"{folder.path}: no job is at work in it; silofold status tells more")
+    if options.command == "stop":
+        return _stop(folder, now=options.now, wait=options.wait)
+    return _scale(folder, options.workers, options.wait)
 
 
 def _status(folder: RunFolder) -> int:
@@ -122,9 +118,13 @@ def _stop(folder: RunFolder, *, now: bool, wait: float) -> int:
 def _scale(folder: RunFolder, change: int, wait: float) -> int:
     before = control.read_status(folder)
     if before and change > 0 and not before.standbys:
-        raise RunFolderError(f"{folder.path}: no rank is in reserve, expected some: start with --standby to scale out later")
+        raise RunFolderError(
+            "job-scale", f"{folder.path}: no rank is in reserve, expected some: start with --standby to scale out later"
+        )
     if before and change < 0 and len(before.workers) <= 1:
-        raise RunFolderError(f"{folder.path}: found {len(before.workers)} workers, expected at least 2 to send one back")
+        raise RunFolderError(
+            "job-scale", f"{folder.path}: found {len(before.workers)} workers, expected at least 2 to send one back"
+        )
     control.ask_scale(folder, change)
     deadline = time.monotonic() + wait
     while time.monotonic() < deadline and control.is_running(folder):

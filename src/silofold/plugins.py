@@ -43,20 +43,21 @@ def find(kind: Kind, name: str) -> Any:
     if not colon:
         if name not in names(kind):
             raise PluginError(
-                f"{kind} {name!r} is unknown; {config.nearest(name, names(kind))}; your own: package.module:Class"
+                "plugin-unknown",
+                f"{kind} {name!r} is unknown; {config.nearest(name, names(kind))}; your own: package.module:Class",
             )
         module, attribute = f"{FOLDERS[kind]}.{name}", "plugin"
     try:
         found = importlib.import_module(module)
     except ImportError as fault:
         hint = "is its folder on PYTHONPATH?" if colon else f"pip install 'silofold[{name}]'"
-        raise PluginError(f"{kind} {name!r}: {fault}; {hint}") from fault
+        raise PluginError("plugin-import", f"{kind} {name!r}: {fault}; {hint}") from fault
     except (ValueError, TypeError):
-        raise PluginError(f"{kind} {name!r}: expected package.module:Class") from None
+        raise PluginError("plugin-name", f"{kind} {name!r}: expected package.module:Class") from None
     try:
         return getattr(found, attribute)
     except AttributeError:
-        raise PluginError(f"{kind} {name!r}: module {module} has no {attribute}") from None
+        raise PluginError("plugin-unknown", f"{kind} {name!r}: module {module} has no {attribute}") from None
 
 
 def load(kind: Kind, table: config.Table) -> Any:
@@ -78,5 +79,7 @@ def load(kind: Kind, table: config.Table) -> Any:
     """
     plugin = find(kind, table["name"])
     if not hasattr(plugin, "Settings"):
-        raise PluginError(f"{kind} {table['name']!r}: {plugin!r} has no Settings, a struct derived from config.Section")
+        raise PluginError(
+            "plugin-settings", f"{kind} {table['name']!r}: {plugin!r} has no Settings, a struct derived from config.Section"
+        )
     return plugin(config.convert(table, plugin.Settings, f"{kind} {table['name']}", kind))

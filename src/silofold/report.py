@@ -50,11 +50,11 @@ def main(options: argparse.Namespace) -> int:
     try:
         from silofold.view import page, plots  # noqa: PLC0415  (the extra `report`)
     except ImportError as fault:
-        raise PluginError(f"{fault.name} is not installed: pip install 'silofold[report]'") from None
+        raise PluginError("extra-missing", f"{fault.name} is not installed: pip install 'silofold[report]'") from None
     looks = compare.look(options.runs, options.data)
     for one in looks:
         if not one.rounds:
-            raise RunFolderError(f"{one.path}: has no round yet")
+            raise RunFolderError("run-empty", f"{one.path}: has no round yet")
     pairs = compare.against(looks)
     content, drawings = _content(looks, pairs, images=options.images, data=options.data)
     content["command"] = f"silofold report {' '.join(str(one.path) for one in looks)}"
@@ -67,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
                 for form in ("svg", "png"):
                     rundir.write_atomically(options.figures / f"{drawing.name}.{form}", plots.save(drawing.draw, form))
     except OSError as fault:
-        raise RunFolderError(f"{fault.filename}: cannot be written: {fault.strerror}") from None
+        raise RunFolderError("out-write", f"{fault.filename}: cannot be written: {fault.strerror}") from None
     sys.stdout.write(f"{compare.story(looks, pairs)}\n\n{options.out}: {options.out.stat().st_size / 1e6:.1f} MB\n")
     return 0
 

@@ -29,6 +29,8 @@ from silofold import config, faults, machine, plugins, rehearsal, timeline, topo
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
+from silofold.core import console
+from silofold.core.endings import RESUMABLE
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SchemaError, SilofoldError
 from silofold.messages import Over, Regroup, Summary
@@ -109,9 +111,7 @@ def train(request: Request) -> int:
     try:
         world = worlds.connect()
     except SilofoldError as fault:
-        if "quiet" not in getattr(fault, "__notes__", []):
-            _say_fault(fault)
-        return fault.exit_code
+        return fault.exit_code if fault.told_elsewhere else console.error(fault)
     try:
         for generation in itertools.count(1):
             if world.rank == 0 and not request.rehearse:  # whoever leads the survivors, too
@@ -143,7 +143,7 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
         if isinstance(role, Scheduler):
             role.close("stopped at once, as asked")
         sys.stdout.write(f"stopped at once, as asked; go on with --resume {job.folder.path}\n")
-        world.abort(RequeueError.exit_code)  # with 0, Open MPI takes it for the end of one rank alone
+        world.abort(RESUMABLE.code)  # with 0, Open MPI takes it for the end of one rank alone
     except RankLost as loss:
         faults.strike(planned, 0, "before", "regroup")
         order = _without(loss, role, job, world, request)
@@ -157,7 +157,7 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
 def _without(loss: RankLost, role: Role, job: Job, world: World, request: Request) -> Regroup:
     """Find the survivors, who go on as if the job had been started anew, but at once."""
     if request.replay:
-        raise RequeueError(f"{loss}; start the replay again")
+        raise RequeueError("rank-lost", f"{loss}; start the replay again")
     if job.folder.done.exists():  # lost after its last word
         worlds.finish(world, 0)
     logger.warning("%s: going on from the newest checkpoint", loss)
@@ -178,7 +178,7 @@ def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabr
         worlds.finish(world, over.exit_code)
     except SilofoldError as fault:  # agreed on by all ranks
         if world.rank == 0:
-            _say_fault(fault)
+            console.error(fault)
         worlds.finish(world, fault.exit_code)
 
 
@@ -209,8 +209,7 @@ def _abort(world: World) -> NoReturn:
     fault = sys.exc_info()[1]
     code = 1
     if isinstance(fault, SilofoldError):
-        _say_fault(fault)
-        code = fault.exit_code
+        code = console.error(fault)
     elif isinstance(fault, OSError):
         sys.stderr.write(f"silofold: rank {world.rank}: {fault}; the run can be resumed once that is mended\n")
     elif isinstance(fault, KeyboardInterrupt):
@@ -221,11 +220,6 @@ def _abort(world: World) -> NoReturn:
     if code == 1 and not isinstance(fault, (OSError, SilofoldError)) and world.survives:
         world.end_rank(world.rank)
     world.abort(code)
-
-
-def _say_fault(fault: SilofoldError) -> None:
-    sys.stderr.write(f"silofold: error: {fault}\n")
-    sys.stderr.flush()
 
 
 # --- start-up --------------------------------------------------------------------------------------------------------
@@ -269,14 +263,16 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
             else:
                 log.start(job.folder.log(title), title)
         except OSError as fault:
-            raise RunFolderError(f"{fault.filename}: {fault.strerror}") from None
+            raise RunFolderError("run-write", f"{fault.filename}: {fault.strerror}") from None
     with world.together():
         trainee = _host(world, job) if kind in {"worker", "standby"} else None
         parameters = trainee[0].model.size if trainee else 0
     sizes = [int(answer) for answer in world.gather(str(parameters).encode())]
     with world.together():
         if len(set(sizes[layout.worker_ranks.start :])) != 1:
-            raise ConfigError(f"workers built models of different sizes: {sizes[layout.worker_ranks.start :]}")
+            raise ConfigError(
+                "model-unequal", f"workers built models of different sizes: {sizes[layout.worker_ranks.start :]}"
+            )
         slices = topology.shard_slices(sizes[-1], layout.servers)
     beginning = _restore_point(world, job, request, beginning, slices)
     job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids)
@@ -308,12 +304,13 @@ def _read_inputs(world: World, request: Request) -> Inputs:
             text = msgspec.json.encode(settings)
             folder = settings.data.folder
             if not folder:
-                raise ConfigError("no data: give --data DIR, or data.folder in the settings")
+                raise ConfigError("data-missing", "no data: give --data DIR, or data.folder in the settings")
             try:
                 manifest = (Path(folder) / silos.MANIFEST).read_bytes()
             except OSError as fault:
                 raise SchemaError(
-                    f"{Path(folder) / silos.MANIFEST}: {fault.strerror}: expected a folder made by data_tools/pack.py"
+                    "data-missing",
+                    f"{Path(folder) / silos.MANIFEST}: {fault.strerror}: expected a folder made by data_tools/pack.py",
                 ) from None
             if request.replay:
                 script = msgspec.json.encode(history.read(RunFolder(request.replay).metrics))
@@ -324,7 +321,7 @@ def _read_inputs(world: World, request: Request) -> Inputs:
         _check_sizes(settings, data)
         rounds = msgspec.json.decode(script, type=list[Summary])
         if request.replay and not rounds:
-            raise RunFolderError(f"{RunFolder(request.replay).metrics}: holds no round that could be replayed")
+            raise RunFolderError("run-empty", f"{RunFolder(request.replay).metrics}: holds no round that could be replayed")
     return settings, data, rounds
 
 
@@ -346,10 +343,10 @@ def read_settings(request: Request) -> config.Settings:
         try:
             text = request.recipe.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as fault:
-            raise ConfigError(f"{request.recipe}: cannot be read: {fault}") from None
+            raise ConfigError("settings-read", f"{request.recipe}: cannot be read: {fault}") from None
         return config.parse(text, str(request.recipe), overrides)
     if source is None:
-        raise ConfigError("no settings: name a TOML file")
+        raise ConfigError("settings-read", "no settings: name a TOML file")
     recorded = RunFolder(source).read_record().get("settings", {})
     tree = config.merge(recorded, overrides)
     if request.replay:
@@ -363,13 +360,15 @@ def _check_sizes(settings: config.Settings, data: silos.Manifest) -> None:
     quorum = settings.rounds.start_quorum
     if isinstance(quorum, int) and quorum > len(data.silos):
         raise ConfigError(
-            f"rounds.start_quorum = {quorum}, but {settings.data.folder} has {len(data.silos)} silos: no round would start"
+            "settings-contradict",
+            f"rounds.start_quorum = {quorum}, but {settings.data.folder} has {len(data.silos)} silos: no round would start",
         )
     for silo in data.silos:
         if settings.local.drop_last and silo.train.examples < settings.local.batch_size:
             raise ConfigError(
+                "settings-contradict",
                 f"local.drop_last = true with local.batch_size = {settings.local.batch_size}: silo {silo.name} has "
-                f"{silo.train.examples} training images and would never train"
+                f"{silo.train.examples} training images and would never train",
             )
 
 
@@ -383,15 +382,16 @@ def _claim(world: World, job: Job, request: Request) -> Beginning:
                 done, wanted = _finished_rounds(job.folder), job.settings.rounds.count
                 if job.folder.done.exists() and done >= wanted:
                     raise RunFolderError(
+                        "run-finished",
                         f"{job.folder.path}: the run is finished: {done} rounds of {wanted}; a longer one: "
-                        f"--set rounds.count={done + 1} or more"
+                        f"--set rounds.count={done + 1} or more",
                     )
                 _check_same(job)
                 if not request.rehearse:
                     job.folder.done.unlink(missing_ok=True)
             resumed = job.folder.rehearse() if request.rehearse else job.folder.claim()
             if resumed and request.replay:
-                raise RunFolderError(f"{job.folder.path}: holds a run; choose another --out for the replay")
+                raise RunFolderError("run-folder", f"{job.folder.path}: holds a run; choose another --out for the replay")
             if resumed and not request.resume:
                 _check_same(job)
             elif request.replay:
@@ -420,7 +420,9 @@ def _check_same(job: Job, *, exact: bool = True) -> None:
         names = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
         changes.append(f"data: {len(names)} of {len(new)} silos differ: {', '.join(names[:5]) or 'classes or shape'}")
     if changes:
-        raise RunFolderError(f"{job.folder.path}: the run in it was started with others: " + "; ".join(changes))
+        raise RunFolderError(
+            "run-differs", f"{job.folder.path}: the run in it was started with others: " + "; ".join(changes)
+        )
 
 
 def _host(world: World, job: Job) -> Trainee:
@@ -490,7 +492,9 @@ def _restore_point(world: World, job: Job, request: Request, beginning: Beginnin
             logger.warning("checkpoint %s cannot be used, trying the one before: %s", name, stories[-1])
     with world.together():
         if names:
-            raise CheckpointError(f"{folder}: none of {len(names)} checkpoints can be used; the newest: {stories[0]}")
+            raise CheckpointError(
+                "checkpoint-none", f"{folder}: none of {len(names)} checkpoints can be used; the newest: {stories[0]}"
+            )
     if world.rank == 0:
         logger.warning("%s holds no checkpoint: the run begins anew", job.folder.path)
     return Beginning()
@@ -499,9 +503,11 @@ def _restore_point(world: World, job: Job, request: Request, beginning: Beginnin
 def _checked(world: World, job: Job, path: Path, parameters: int) -> Beginning:
     manifest = checkpoint.read_manifest(path)
     if manifest.parameters != parameters:
-        raise CheckpointError(f"{path}: is of a model of {manifest.parameters} parameters, expected {parameters}")
+        raise CheckpointError(
+            "checkpoint-fit", f"{path}: is of a model of {manifest.parameters} parameters, expected {parameters}"
+        )
     if manifest.data_digest != job.data.digest:
-        raise CheckpointError(f"{path}: is of other data than the run's")
+        raise CheckpointError("checkpoint-fit", f"{path}: is of other data than the run's")
     kind, index = job.layout.role(world.rank)
     if kind == "server":
         checkpoint.check_files(path, manifest, sorted(manifest.files)[index :: job.layout.servers])
@@ -580,7 +586,8 @@ def _make_scheduler(
     earlier = [summary for summary in earlier if summary.round < job.start_round]
     if len(earlier) != job.start_round - 1:
         raise RunFolderError(
-            f"{job.folder.metrics}: found {len(earlier)} rounds before round {job.start_round}, expected all of them"
+            "run-read",
+            f"{job.folder.metrics}: found {len(earlier)} rounds before round {job.start_round}, expected all of them",
         )
     sinks = [plugins.load("sink", table) for table in job.settings.sinks]
     try:
@@ -591,7 +598,7 @@ def _make_scheduler(
         for sink in sinks:
             sink.open(job.folder.path, [history.fill_in(summary, job.untold) for summary in earlier])
     except OSError as fault:
-        raise RunFolderError(f"{fault.filename or job.folder.path}: {fault.strerror}") from None
+        raise RunFolderError("run-write", f"{fault.filename or job.folder.path}: {fault.strerror}") from None
     return Scheduler(world, job, node, record, sinks, settings, slices, resumed, changes)
 
 

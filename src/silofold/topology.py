@@ -31,9 +31,10 @@ class Layout:
         if self.size < least:
             standby = f" + {self.standby} standby (roles.standby)" if self.standby else ""
             raise TopologyError(
+                "topology-ranks",
                 f"found {self.size} rank{'s' * (self.size != 1)}, expected at least {least}: "
                 f"1 scheduler + {self.servers} server{'s' * (self.servers != 1)} (roles.servers){standby} "
-                "+ 1 or more workers"
+                "+ 1 or more workers",
             )
 
     @property
@@ -76,7 +77,9 @@ def shard_slices(parameters: int, servers: int) -> list[slice]:
         There are more servers than parameters.
     """
     if parameters < servers:
-        raise TopologyError(f"found {servers} servers for a model of {parameters} parameters, expected at most as many")
+        raise TopologyError(
+            "topology-ranks", f"found {servers} servers for a model of {parameters} parameters, expected at most as many"
+        )
     size, larger = divmod(parameters, servers)
     starts = [index * size + min(index, larger) for index in range(servers + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(starts)]
@@ -142,19 +145,23 @@ def assign_silos(
     """
     if len(examples) < workers:
         raise TopologyError(
+            "topology-silos",
             f"found {len(examples)} silos for {workers} workers, expected at least one silo a worker: start with "
-            f"{workers - len(examples)} fewer ranks, or pack more silos"
+            f"{workers - len(examples)} fewer ranks, or pack more silos",
         )
     hosted: list[list[int]] = [[] for _ in range(workers)]
     loads = [0] * workers
     for silo in sorted(range(len(examples)), key=lambda index: (-examples[index], index)):
         worker = min(range(workers) if reach is None else sorted(reach[silo]), key=lambda index: loads[index], default=None)
         if worker is None:
-            raise TopologyError(f"silo {silo}: its file lies on no worker's node (roles.near)")
+            raise TopologyError("topology-silos", f"silo {silo}: its file lies on no worker's node (roles.near)")
         hosted[worker].append(silo)
         loads[worker] += examples[silo]
     if reach is not None and (idle := [worker for worker, silos in enumerate(hosted) if not silos]):
-        raise TopologyError(f"no silo for worker {idle[0]}: too few lie on its node (roles.near); start fewer workers there")
+        raise TopologyError(
+            "topology-silos",
+            f"no silo for worker {idle[0]}: too few lie on its node (roles.near); start fewer workers there",
+        )
     return [tuple(sorted(silos)) for silos in hosted]
 
 

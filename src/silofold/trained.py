@@ -63,8 +63,9 @@ class Trained:
         model = build.build(self.settings.model, classes, image_shape, self.settings.seed, place)
         if len(self.vector) % model.size:
             raise CheckpointError(
+                "model-fit",
                 f"{self.run.path}: holds {len(self.vector)} parameters, but {self.settings.model['name']} for "
-                f"{len(classes)} classes and images of {image_shape} has {model.size}: these are other classes or images"
+                f"{len(classes)} classes and images of {image_shape} has {model.size}: these are other classes or images",
             )
         return model, self.vector.reshape(-1, model.size)
 
@@ -84,8 +85,9 @@ def find(path: Path) -> Trained:
     folder = RunFolder(path)
     if not folder.record.exists():
         raise RunFolderError(
+            "run-folder",
             f"{path}: found neither {folder.record.name} nor {checkpoint.MANIFEST}, expected the folder of a run or one of "
-            "its checkpoints"
+            "its checkpoints",
         )
     names = checkpoint.found(folder.checkpoints)
     for candidate in names:
@@ -93,7 +95,7 @@ def find(path: Path) -> Trained:
             return _read(candidate)
         except CheckpointError as fault:
             logger.warning("%s", fault)
-    raise CheckpointError(f"{folder.checkpoints}: none of {len(names)} checkpoints can be used")
+    raise CheckpointError("checkpoint-none", f"{folder.checkpoints}: none of {len(names)} checkpoints can be used")
 
 
 def manifest_of(trained: Trained, data: Path | None) -> tuple[Path, silos.Manifest]:
@@ -109,8 +111,9 @@ def manifest_of(trained: Trained, data: Path | None) -> tuple[Path, silos.Manife
     known = trained.record().get("classes")
     if known is not None and tuple(known) != manifest.classes:
         raise SchemaError(
+            "model-fit",
             f"{folder}: has {len(manifest.classes)} classes, {', '.join(manifest.classes[:5])}…; the run was trained on "
-            f"{len(known)}: {', '.join(known[:5])}…"
+            f"{len(known)}: {', '.join(known[:5])}…",
         )
     return folder, manifest
 

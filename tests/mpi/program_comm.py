@@ -58,7 +58,7 @@ def agreement() -> None:
         try:
             with here.together():
                 if here.rank == culprit:
-                    raise ConfigError(f"rank {culprit} found a fault")
+                    raise ConfigError("settings-key", f"rank {culprit} found a fault")
             check(right=False, what="no fault was raised")
         except SilofoldError as fault:
             check(right=str(fault) == f"rank {culprit} found a fault" and fault.exit_code == 2, what=f"{fault!r}")

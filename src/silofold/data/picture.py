@@ -36,7 +36,7 @@ def pixels(image: Image.Image, shape: tuple[int, ...], name: str) -> NDArray[np.
         Its pixels have more than 8 bits a channel.
     """
     if image.mode not in _EIGHT_BIT:
-        raise SchemaError(f"{name}: found pixels of mode {image.mode}, expected 8 bits a channel")
+        raise SchemaError("picture-depth", f"{name}: found pixels of mode {image.mode}, expected 8 bits a channel")
     mode = "RGB" if len(shape) == 3 else "L"
     fitting = image if image.mode == mode else image.convert(mode)
     fitting = fitting.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
@@ -71,7 +71,7 @@ def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         with opened(path) as image:
             return pixels(image, shape, str(path))
     except FAULTS as error:
-        raise SchemaError(f"{path}: not a readable picture: {' '.join(str(error).split())}") from error
+        raise SchemaError("picture-read", f"{path}: not a readable picture: {' '.join(str(error).split())}") from error
 
 
 def encode(image: NDArray[np.uint8]) -> bytes:

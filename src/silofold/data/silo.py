@@ -184,7 +184,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
     manifest = _decode_manifest(text, path)
     fault = next(_manifest_faults(manifest), None)
     if fault is not None:
-        raise SchemaError(f"{path}: {fault}")
+        raise SchemaError("manifest-values", f"{path}: {fault}")
     return manifest
 
 
@@ -220,24 +220,28 @@ def write_manifest(folder: Path, layout: Layout, silos: Iterable[SiloInfo]) -> M
 
 def _manifest_bytes(folder: Path) -> bytes:
     if not folder.is_dir():
-        raise SchemaError(f"{folder}: no such folder, expected a folder of silo files and {MANIFEST}")
+        raise SchemaError("data-missing", f"{folder}: no such folder, expected a folder of silo files and {MANIFEST}")
     try:
         return (folder / MANIFEST).read_bytes()
     except OSError as error:
-        raise SchemaError(f"{folder / MANIFEST}: {error.strerror}, expected the manifest that pack.py writes") from error
+        raise SchemaError(
+            "data-missing", f"{folder / MANIFEST}: {error.strerror}, expected the manifest that pack.py writes"
+        ) from error
 
 
 def _decode_manifest(text: bytes, path: Path) -> Manifest:
     try:
         schema = msgspec.json.decode(text, type=_Head).schema
         if schema != SCHEMA:
-            raise SchemaError(f"{path}: schema: found {schema}, expected {SCHEMA}")
+            raise SchemaError("data-schema", f"{path}: schema: found {schema}, expected {SCHEMA}")
         manifest = msgspec.json.decode(text, type=Manifest)
         sealed = msgspec.json.decode(text, type=_Sealed).digest
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SchemaError(f"{path}: {error}") from error
+        raise SchemaError("manifest-values", f"{path}: {error}") from error
     if sealed != manifest.digest:
-        raise SchemaError(f"{path}: digest: found {sealed}, expected {manifest.digest}; the file was changed by hand")
+        raise SchemaError(
+            "manifest-digest", f"{path}: digest: found {sealed}, expected {manifest.digest}; the file was changed by hand"
+        )
     return manifest
 
 
@@ -307,16 +311,16 @@ def read_split(folder: Path, silo: SiloInfo, split: SplitName, manifest: Manifes
             parts = _parts(file, split)
             fault = next(_header_faults(file, parts, split, silo, manifest), None)
             if fault is not None:
-                raise SchemaError(f"{path}: {fault}")
+                raise SchemaError("data-header", f"{path}: {fault}")
             tally = _Tally(len(manifest.classes))
             images = _read_images(parts["images"], tally)
             labels, writer = (parts[name][...] for name in ("labels", "writer"))
     except _READ_FAULTS as error:
-        raise SchemaError(f"{path}: {_one_line(error)}") from error
+        raise SchemaError("data-read", f"{path}: {_one_line(error)}") from error
     tally.see_labels(labels, writer)
     fault = next(tally.faults(info, len(silo.writers)), None)
     if fault is not None:
-        raise SchemaError(f"{path}: {split}: {fault}")
+        raise SchemaError("data-digest", f"{path}: {split}: {fault}")
     return Split(images, labels.astype(np.int64), writer)
 
 
@@ -371,7 +375,7 @@ def split_keys(folder: Path, silo: SiloInfo, split: SplitName) -> NDArray[np.uin
         with _open(folder / silo.file) as file:
             keys = [image_keys(block) for block in _blocks(file[split]["images"])]
     except _READ_FAULTS as error:
-        raise SchemaError(f"{folder / silo.file}: {_one_line(error)}") from error
+        raise SchemaError("data-read", f"{folder / silo.file}: {_one_line(error)}") from error
     return np.concatenate([np.empty(0, np.uint64), *keys])
 
 
@@ -384,7 +388,7 @@ def check_presence(path: Path) -> None:
         It is not.
     """
     if not path.exists():
-        raise SchemaError(f"{path}: no such file, expected the silo file that {MANIFEST} names")
+        raise SchemaError("data-missing", f"{path}: no such file, expected the silo file that {MANIFEST} names")
 
 
 def _open(path: Path) -> h5py.File:
@@ -515,7 +519,7 @@ def write_silo(
         The file cannot be written, the train split is empty, or the pieces do not fit the layout.
     """
     if splits["train"].examples < 1:
-        raise SchemaError(f"{path}: empty silo {name}: found no train picture, expected at least 1")
+        raise SchemaError("data-empty", f"{path}: empty silo {name}: found no train picture, expected at least 1")
     infos: dict[SplitName, SplitInfo] = {}
     with replacing(path) as partial:
         _reserve(partial, _most_bytes(writers, layout, splits))
@@ -560,19 +564,20 @@ def _write_split(group: h5py.Group, where: str, stream: SplitStream, layout: Lay
         stop = start + len(pictures)
         if stop > size or pictures.shape[1:] != layout.image_shape or pictures.dtype != np.uint8:
             raise SchemaError(
+                "data-shape",
                 f"{where}: found pictures {start} to {stop} of shape {pictures.shape[1:]} and {pictures.dtype}, "
-                f"expected {size} of {layout.image_shape} and uint8"
+                f"expected {size} of {layout.image_shape} and uint8",
             )
         images[start:stop] = pictures
         labels[start:stop], writer[start:stop] = batch_labels, batch_writer
         tally.see_images(pictures)
         start = stop
     if start != size:
-        raise SchemaError(f"{where}: found {start} pictures, expected {size}")
+        raise SchemaError("data-shape", f"{where}: found {start} pictures, expected {size}")
     tally.see_labels(labels, writer)
     fault = next(tally.range_faults(writers), None)
     if fault is not None:
-        raise SchemaError(f"{where}: {fault}")
+        raise SchemaError("data-labels", f"{where}: {fault}")
     for name, values in (("labels", labels), ("writer", writer)):
         group.create_dataset(name, data=values.astype("<i4"), track_times=False)
     return tally.info()
@@ -595,7 +600,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise SchemaError(f"{path}: cannot be written: {error.strerror or _one_line(error)}") from error
+        raise SchemaError("data-write", f"{path}: cannot be written: {error.strerror or _one_line(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -77,7 +77,7 @@ def write(path: Path, answers: Answers) -> None:
     try:
         rundir.write_atomically(path, image.getvalue())
     except OSError as fault:
-        raise RunFolderError(f"{path}: cannot be written: {fault.strerror}") from None
+        raise RunFolderError("out-write", f"{path}: cannot be written: {fault.strerror}") from None
 
 
 def read(path: Path) -> Answers:
@@ -91,7 +91,7 @@ def read(path: Path) -> Answers:
     try:
         with h5py.File(path, "r", locking=False) as file:
             if file.attrs["schema"] != SCHEMA:
-                raise RunFolderError(f"{path}: found schema {file.attrs['schema']}, expected {SCHEMA}")
+                raise RunFolderError("predictions-read", f"{path}: found schema {file.attrs['schema']}, expected {SCHEMA}")
             groups = {name: _predictions(file[name]) for name in ("global_model", "personalised") if name in file}
             return Answers(
                 round=int(file.attrs["round"]),
@@ -103,7 +103,7 @@ def read(path: Path) -> Answers:
                 personalised=groups.get("personalised"),
             )
     except _FAULTS as fault:
-        raise RunFolderError(f"{path}: cannot be read: {' '.join(str(fault).split())}") from None
+        raise RunFolderError("predictions-read", f"{path}: cannot be read: {' '.join(str(fault).split())}") from None
 
 
 def _predictions(group: h5py.Group) -> Predictions:

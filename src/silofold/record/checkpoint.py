@@ -100,7 +100,7 @@ def write_arrays(folder: Path, name: str, arrays: Mapping[str, NDArray[Any]]) ->
                 file.create_dataset(key, data=array, track_times=False)
         return SavedFile(name, _made_durable(path))
     except (OSError, RuntimeError) as fault:  # RuntimeError: HDF5 met the full disk when it closed the file
-        raise CheckpointError(f"{path}: cannot write the checkpoint: {_reason(fault)}") from None
+        raise CheckpointError("checkpoint-write", f"{path}: cannot write the checkpoint: {_reason(fault)}") from None
 
 
 def carry(folder: Path, name: str, draft: Path) -> SavedFile:
@@ -132,7 +132,9 @@ def carry(folder: Path, name: str, draft: Path) -> SavedFile:
         shutil.copyfile(folder / name, draft / name)
         return SavedFile(name, _made_durable(draft / name))
     except OSError as fault:
-        raise CheckpointError(f"{draft / name}: cannot copy it from {folder}: {_reason(fault)}") from None
+        raise CheckpointError(
+            "checkpoint-write", f"{draft / name}: cannot copy it from {folder}: {_reason(fault)}"
+        ) from None
 
 
 def _made_durable(path: Path) -> str:
@@ -178,7 +180,7 @@ def publish(checkpoints: Path, manifest: Manifest, keep: int) -> Path:
         for old in older[older.index(final) + keep :]:
             shutil.rmtree(old)
     except OSError as fault:
-        raise CheckpointError(f"{final}: cannot write the checkpoint: {fault.strerror}") from None
+        raise CheckpointError("checkpoint-write", f"{final}: cannot write the checkpoint: {fault.strerror}") from None
     return final
 
 
@@ -206,15 +208,15 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as fault:
-        raise CheckpointError(f"{path}: {fault.strerror}") from None
+        raise CheckpointError("checkpoint-read", f"{path}: {fault.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-        raise CheckpointError(f"{path}: damaged: {fault}") from None
+        raise CheckpointError("checkpoint-read", f"{path}: damaged: {fault}") from None
     if manifest.schema != SCHEMA:
-        raise CheckpointError(f"{path}: found schema {manifest.schema}, expected {SCHEMA}")
+        raise CheckpointError("checkpoint-read", f"{path}: found schema {manifest.schema}, expected {SCHEMA}")
     if folder.name != f"{PREFIX}{manifest.round:05d}":
-        raise CheckpointError(f"{path}: is of round {manifest.round}, but the folder is {folder.name}")
+        raise CheckpointError("checkpoint-read", f"{path}: is of round {manifest.round}, but the folder is {folder.name}")
     if manifest.seal != _seal(manifest):
-        raise CheckpointError(f"{path}: damaged: its seal is not the sha256 of the rest")
+        raise CheckpointError("checkpoint-read", f"{path}: damaged: its seal is not the sha256 of the rest")
     return manifest
 
 
@@ -239,9 +241,9 @@ def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
             with (folder / name).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as fault:
-            raise CheckpointError(f"{folder / name}: {fault.strerror}") from None
+            raise CheckpointError("checkpoint-read", f"{folder / name}: {fault.strerror}") from None
         if digest != manifest.files[name]:
-            raise CheckpointError(f"{folder / name}: damaged: its sha256 is not the one in {MANIFEST}")
+            raise CheckpointError("checkpoint-read", f"{folder / name}: damaged: its sha256 is not the one in {MANIFEST}")
 
 
 def read_shards(folder: Path, manifest: Manifest, wanted: slice) -> dict[str, NDArray[Any]]:
@@ -288,4 +290,4 @@ def read_arrays(path: Path, part: slice = slice(None)) -> dict[str, NDArray[Any]
         with h5py.File(path, "r", locking=False) as file:
             return {key: dataset[part] for key, dataset in file.items()}
     except OSError as fault:
-        raise CheckpointError(f"{path}: {fault}") from None
+        raise CheckpointError("checkpoint-read", f"{path}: {fault}") from None

@@ -79,7 +79,7 @@ def read_status(folder: RunFolder) -> Status | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as fault:
-        raise RunFolderError(f"{folder.status}: cannot be read: {fault}") from None
+        raise RunFolderError("run-read", f"{folder.status}: cannot be read: {fault}") from None
 
 
 def is_running(folder: RunFolder) -> bool:
@@ -109,7 +109,7 @@ def _ask(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         rundir.write_atomically(path, text.encode())
     except OSError as fault:
-        raise RunFolderError(f"{path}: cannot be written: {fault.strerror}") from None
+        raise RunFolderError("run-write", f"{path}: cannot be written: {fault.strerror}") from None
 
 
 def take_requests(folder: RunFolder, since: float) -> Requests:

@@ -56,7 +56,7 @@ def read(path: Path) -> list[Summary]:
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as fault:
-        raise RunFolderError(f"{path}: {fault.strerror}") from None
+        raise RunFolderError("run-read", f"{path}: {fault.strerror}") from None
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     summaries = []
@@ -64,7 +64,7 @@ def read(path: Path) -> list[Summary]:
         try:
             summaries.append(msgspec.json.decode(line, type=Summary))
         except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-            raise RunFolderError(f"{path}, line {number}: not the summary of a round: {fault}") from None
+            raise RunFolderError("run-read", f"{path}, line {number}: not the summary of a round: {fault}") from None
     return summaries
 
 

@@ -79,18 +79,23 @@ class RunFolder:
             self._lock = self.lock.open("wb")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunFolderError(f"{self.path}: another job is at work in this folder; choose another --out") from None
+            raise RunFolderError(
+                "run-busy", f"{self.path}: another job is at work in this folder; choose another --out"
+            ) from None
         except OSError as fault:
-            raise RunFolderError(f"{self.path}: cannot be used as run folder: {fault.strerror}") from None
+            raise RunFolderError("run-folder", f"{self.path}: cannot be used as run folder: {fault.strerror}") from None
         if self.done.exists():
             raise RunFolderError(
+                "run-finished",
                 f"{self.path}: holds a finished run (DONE); choose another --out, or make it longer with "
-                f"--resume {self.path} --set rounds.count=..."
+                f"--resume {self.path} --set rounds.count=...",
             )
         if self.record.exists():
             return True
         if found:
-            raise RunFolderError(f"{self.path}: found {found[0]!r} and no run.json, expected an empty folder or a run")
+            raise RunFolderError(
+                "run-folder", f"{self.path}: found {found[0]!r} and no run.json, expected an empty folder or a run"
+            )
         return False
 
     def rehearse(self) -> bool:
@@ -129,9 +134,11 @@ class RunFolder:
         try:
             record = msgspec.json.decode(self.record.read_bytes(), type=dict[str, Any])
         except OSError as fault:
-            raise RunFolderError(f"{self.record}: {fault.strerror}: is {self.path} the folder of a run?") from None
+            raise RunFolderError(
+                "run-read", f"{self.record}: {fault.strerror}: is {self.path} the folder of a run?"
+            ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-            raise RunFolderError(f"{self.record}: not valid JSON: {fault}") from None
+            raise RunFolderError("run-read", f"{self.record}: not valid JSON: {fault}") from None
         return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:

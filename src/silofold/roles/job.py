@@ -196,7 +196,7 @@ def expect(world: World, job: Job, kind: type[M]) -> M:
                 expelled = True
                 continue
             raise RequeueError(
-                f"rank {world.rank} heard nothing of the scheduler for {job.silence:.0f} s; resume the run"
+                "rank-silent", f"rank {world.rank} heard nothing of the scheduler for {job.silence:.0f} s; resume the run"
             ) from None
         if isinstance(message, kind):
             return message
@@ -220,7 +220,7 @@ def _heed(world: World, rank: int, message: AnyMessage, expected: str) -> None:
         case Gone() | Alive():
             pass
         case _:
-            raise RequeueError(f"rank {world.rank} expected a {expected} of the scheduler, found {message}")
+            raise RequeueError("rank-silent", f"rank {world.rank} expected a {expected} of the scheduler, found {message}")
 
 
 def regroup(world: World, job: Job, suspects: frozenset[int]) -> Regroup:
@@ -255,7 +255,7 @@ def _hear_leader(world: World, leader: int, seconds: float) -> Regroup | None:
             rank, message = world.hear(time.monotonic() + seconds)
         except waiting.Timeout:
             raise RequeueError(
-                f"rank {world.rank} heard nothing of rank {leader}, which leads now; resume the run"
+                "rank-silent", f"rank {world.rank} heard nothing of rank {leader}, which leads now; resume the run"
             ) from None
         if isinstance(message, Regroup):
             return message
@@ -282,7 +282,7 @@ def _call_together(world: World, suspects: frozenset[int], seconds: float) -> Re
             there.add(rank)
     there &= set(world.living)
     if len(there) < LEAST_RANKS:
-        raise RequeueError(f"{len(there)} ranks are left, expected at least {LEAST_RANKS}; resume the run")
+        raise RequeueError("rank-lost", f"{len(there)} ranks are left, expected at least {LEAST_RANKS}; resume the run")
     order = Regroup(tuple(sorted(there)), tuple(sorted(set(world.living) - there)))
     for rank in sorted(there - {world.rank}):
         world.say(order, rank)

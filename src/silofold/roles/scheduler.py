@@ -14,6 +14,7 @@ import numpy as np
 from silofold import machine, plugins, seeds, topology
 from silofold.aggregation import tally as tallies
 from silofold.comm import waiting
+from silofold.core.endings import RESUMABLE
 from silofold.errors import ReplayError, RequeueError
 from silofold.evaluation.accuracy import wilson
 from silofold.messages import (
@@ -167,8 +168,9 @@ class Scheduler:
                 ", ".join(self._job.layout.title(rank) for rank in sorted(self._roster.hosts - self._ready)) or "no rank"
             )
             raise RequeueError(
+                "start-quorum",
                 f"round {self._number}: {len(silos)} silos were ready within rounds.start_window = {rounds.start_window} s, "
-                f"rounds.start_quorum asks for {wanted}; missing: {absent}"
+                f"rounds.start_quorum asks for {wanted}; missing: {absent}",
             )
         self._mind_the_end()
         last = self._is_over()
@@ -217,7 +219,7 @@ class Scheduler:
                 self._complete_summary()
                 self._publish_checkpoint()
             if not self._evaluations or not self._hear(lambda: self._checkpoint is None, plan.window + GRACE):
-                raise RequeueError("the last model was not evaluated and saved in time; resume the run")
+                raise RequeueError("rank-silent", "the last model was not evaluated and saved in time; resume the run")
 
     def train(self, plan: Plan) -> Tally:
         """Wait for the reports until the update window ends, and decide what counts."""
@@ -273,7 +275,7 @@ class Scheduler:
         if lost := silent & self._servers:
             self._lose(lost, "did not answer after the reduction")
         if tally.attempt > len(tally.members.workers):
-            raise RequeueError(f"round {plan.round}: the reduction broke {tally.attempt} times; resume the run")
+            raise RequeueError("rank-lost", f"round {plan.round}: the reduction broke {tally.attempt} times; resume the run")
         self._note_late(silent, plan.round)
         for rank in set(self._reports) - self._alive(self._words):
             self._reports.pop(rank)
@@ -303,7 +305,9 @@ class Scheduler:
             logger.warning("silo %d failed in %d rounds in a row and trains no more", silo, self._failures[silo])
         if self._voids >= self._job.settings.rounds.max_void and not self._job.script:
             reasons = "; ".join(f"silo {silo}: {why}" for silo, why in (self._verdict or _NONE).refused.items())
-            raise RequeueError(f"{self._voids} void rounds in a row (rounds.max_void); the last one: {reasons}")
+            raise RequeueError(
+                "rounds-void", f"{self._voids} void rounds in a row (rounds.max_void); the last one: {reasons}"
+            )
 
     def dismiss(self, code: int) -> None:
         """Tell every rank that the run is over, and end those that stopped in its last step."""
@@ -372,7 +376,7 @@ class Scheduler:
         left = self._allocation_end - time.time() - self._job.settings.rounds.end_margin
         if left < (longest := max(self._durations, default=0.0)):
             story = f"saved before the allocation's end: {max(left, 0):.0f} s are left, a round takes up to {longest:.0f} s"
-            self.end_early(RequeueError.exit_code, story)
+            self.end_early(RESUMABLE.code, story)
 
     def _scale(self, change: int) -> None:
         if self._job.settings.roles.near:
@@ -472,7 +476,7 @@ class Scheduler:
         if rank in self._servers:
             raise RankLost(f"{title} is dead")
         if self._job.settings.local.keep_momentum and self._roster.silos_of(rank):
-            raise RequeueError(f"{title} is dead, and with it the momentum that its silos keep; resume the run")
+            raise RequeueError("rank-lost", f"{title} is dead, and with it the momentum that its silos keep; resume the run")
         self._roster.bury(rank)
 
     def _lose(self, servers: Iterable[int], why: str) -> None:
@@ -487,7 +491,7 @@ class Scheduler:
         """
         titles = ", ".join(self._job.layout.title(rank) for rank in sorted(servers))
         if not self._world.survives:
-            raise RequeueError(f"{titles} {why}; resume the run")
+            raise RequeueError("rank-lost", f"{titles} {why}; resume the run")
         logger.warning("%s %s", titles, why)
         raise RankLost(f"{titles} {why}", servers)
 
@@ -777,7 +781,8 @@ def _compare(recorded: Summary, found: Summary, changes: Sequence[str]) -> None:
     if missing := sorted(set(recorded.accepted) - set(found.accepted)):
         shards += f"; not accepted this time: silos {', '.join(map(str, missing))}"
     raise ReplayError(
+        "replay-differs",
         f"different: round {found.round}, {shards}: the model is {found.model_sha256[:16]}…, "
         f"recorded is {recorded.model_sha256[:16]}…; "
-        f"environment: {'; '.join(changes) or 'torch, CPU, numpy and MPI are those of the record'}"
+        f"environment: {'; '.join(changes) or 'torch, CPU, numpy and MPI are those of the record'}",
     )

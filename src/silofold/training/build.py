@@ -54,7 +54,9 @@ def build(
     """
     plugin = plugins.find("model", table["name"])
     if not (isinstance(plugin, type) and issubclass(plugin, torch.nn.Module)):
-        raise PluginError(f"model {table['name']}: found {plugin!r}, expected a class derived from torch.nn.Module")
+        raise PluginError(
+            "model-class", f"model {table['name']}: found {plugin!r}, expected a class derived from torch.nn.Module"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.torch_seed(seed, "model"))
         try:
@@ -64,7 +66,7 @@ def build(
             _try(module, len(classes), image_shape)
         except (TypeError, ValueError, RuntimeError) as fault:
             raise PluginError(
-                f"model {table['name']}: {type(fault).__name__}: {(str(fault).splitlines() or [''])[0]}"
+                "model-build", f"model {table['name']}: {type(fault).__name__}: {(str(fault).splitlines() or [''])[0]}"
             ) from fault
     return FlatModel(module, device)
 
@@ -78,7 +80,7 @@ def _call(plugin: type[torch.nn.Module], table: config.Table, classes: int, shap
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         for key in given:
             if key not in parameters:
-                raise ConfigError(f"unknown key model.{key}; {config.nearest(key, list(parameters))}")
+                raise ConfigError("settings-key", f"unknown key model.{key}; {config.nearest(key, list(parameters))}")
     known = {"classes": classes, "image_shape": shape}
     return plugin(**{key: value for key, value in known.items() if key in parameters} | given)
 
@@ -89,4 +91,6 @@ def _try(module: torch.nn.Module, classes: int, shape: tuple[int, ...]) -> None:
     with torch.inference_mode():
         found = tuple(module(torch.zeros(2, channels, *shape[:2])).shape)
     if found != (2, classes):
-        raise PluginError(f"{type(module).__name__} maps 2 images to {found}, expected (2, {classes}): one logit a class")
+        raise PluginError(
+            "model-output", f"{type(module).__name__} maps 2 images to {found}, expected (2, {classes}): one logit a class"
+        )

@@ -28,7 +28,9 @@ def choose(setting: str, local_index: int, threads: int) -> torch.device:
     torch.set_num_threads(threads)
     visible = torch.cuda.device_count() if setting != "cpu" else 0
     if setting == "cuda" and not visible:
-        raise ConfigError('device = "cuda": torch sees no GPU here; expected one, or device = "auto" or "cpu"')
+        raise ConfigError(
+            "device-none", 'device = "cuda": torch sees no GPU here; expected one, or device = "auto" or "cpu"'
+        )
     if not visible:
         return torch.device("cpu")
     # CUDA alone: the call imports 800 modules, which doubles the start-up of a worker, and with its threads pinned the CPU

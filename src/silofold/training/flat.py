@@ -57,10 +57,12 @@ class FlatModel:
         buffers = [(name, value) for name, value in module.named_buffers() if value.is_floating_point()]
         entries = [*trainable, *frozen, *buffers]
         if not trainable:
-            raise PluginError(f"model {type(module).__name__} has no trainable parameter")
+            raise PluginError("model-parameters", f"model {type(module).__name__} has no trainable parameter")
         for name, value in entries:
             if value.dtype is not torch.float32:
-                raise PluginError(f"model {type(module).__name__}: {name} is {value.dtype}, expected torch.float32")
+                raise PluginError(
+                    "model-parameters", f"model {type(module).__name__}: {name} is {value.dtype}, expected torch.float32"
+                )
         kept = [value for _, value in module.named_buffers() if not value.is_floating_point()]
         self._kept = [(value, value.clone()) for value in kept]
         self.size = sum(value.numel() for _, value in entries)

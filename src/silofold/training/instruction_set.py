@@ -60,15 +60,19 @@ def pin(wanted: InstructionSet, flags: AbstractSet[str] | None = None, *, for_ch
         return
     if missing := FLAGS[wanted] - (cpu()[1] if flags is None else flags):
         raise ConfigError(
+            "device-isa",
             f'local.cpu_isa = "{wanted}": the CPU ({cpu()[0]}) lacks {", ".join(sorted(missing))}; expected one that all '
-            "workers have"
+            "workers have",
         )
     if "torch" in sys.modules and not for_children:
-        raise ConfigError(f'local.cpu_isa = "{wanted}": torch was imported before it could be pinned, by a module of yours?')
+        raise ConfigError(
+            "device-isa", f'local.cpu_isa = "{wanted}": torch was imported before it could be pinned, by a module of yours?'
+        )
     for name, value in VARIABLES[wanted].items():
         if os.environ.get(name, value) != value:
             raise ConfigError(
-                f'local.cpu_isa = "{wanted}" needs {name}={value}, found {name}={os.environ[name]} in the environment'
+                "device-isa",
+                f'local.cpu_isa = "{wanted}" needs {name}={value}, found {name}={os.environ[name]} in the environment',
             )
         os.environ[name] = value
 

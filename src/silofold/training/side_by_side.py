@@ -112,8 +112,9 @@ class Trainer:
         device = model.vector.device
         if settings.cuda_graph and device.type != "cuda":
             raise ConfigError(
+                "device-none",
                 f"local.cuda_graph = true: this worker trains on the device {device}; expected a GPU, or "
-                "local.cuda_graph = false"
+                "local.cuda_graph = false",
             )
         models = [FlatModel(copy.deepcopy(model.module), device) for _ in range(size)] if size > 1 else [model]
         self._lanes = [Lane(one, settings, alone=size == 1) for one in models]

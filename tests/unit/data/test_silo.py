@@ -387,7 +387,7 @@ def write(path: Path, train: SplitStream, writers: int = 2) -> SiloInfo:
 
 def _failing(size: int) -> Iterator[silo.Batch]:
     yield batch(size, 0)
-    raise SchemaError("picture 17: not a picture")
+    raise SchemaError("picture-read", "picture 17: not a picture")
 
 
 @pytest.mark.parametrize(

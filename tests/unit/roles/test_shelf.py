@@ -23,7 +23,7 @@ class Store:
     def load(self, silo: int) -> Box:
         self.read.append(silo)
         if silo == 9:
-            raise SchemaError("silo_0009.h5: damaged")
+            raise SchemaError("data-read", "silo_0009.h5: damaged")
         return Box(silo)
 
 

