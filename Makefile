@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test chaos test-mpich test-slurm same-bits kills endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
+.PHONY: help venv demo check test fuzz faults chaos test-mpich test-slurm same-bits kills endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -38,6 +38,12 @@ check: $(READY) ## format, lint, types, unit tests
 
 test: $(READY) ## every test: units, MPI programs, whole runs
 	@$(BIN)/pytest tests --ignore=tests/slurm --durations=15
+
+fuzz: $(READY) ## thousands of damaged and hostile inputs: no traceback, no hang, nothing accepted that is not what was written
+	@SILOFOLD_FUZZ=all $(BIN)/pytest tests/fuzz --durations=10
+
+faults: $(READY) ## every fault that was found once, in whole runs too
+	@SILOFOLD_FAULTS=all $(BIN)/pytest tests/faults --durations=10
 
 chaos: $(READY) ## kill, stop and confuse ranks in every step of the round: the whole table of faults
 	@SILOFOLD_CHAOS=all $(BIN)/pytest tests/chaos

@@ -1,0 +1,94 @@
+"""Files that come from elsewhere: nothing that others put there may hang, exhaust or crash the process that reads it.
+
+A file is opened only if it is a regular one (a FIFO or device would wait for ever), read only up to a limit that its reader
+names, and decoded only if it nests no deeper than `DEPTH`. This module knows no format but JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+T = TypeVar("T")
+DEPTH = 64
+"""Brackets that may stand open at once in JSON or TOML: no settings or manifest comes near it."""
+MIB = 2**20
+
+
+class UnfitError(Exception):
+    """A file or text is not one that may be read; the message says why, without its name."""
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises
+    ------
+    UnfitError
+        It is a folder, a FIFO, a device or a socket.
+    OSError
+        It cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without waiting for the writer of a FIFO
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UnfitError("found no regular file, expected one")
+    return os.fdopen(handle, "rb")
+
+
+def read(path: Path, most: int) -> bytes:
+    """Read a regular file whole.
+
+    Parameters
+    ----------
+    path
+        The file.
+    most
+        Bytes that it may have.
+
+    Raises
+    ------
+    UnfitError
+        It is no regular file, or larger.
+    OSError
+        It cannot be read.
+    """
+    with opened(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UnfitError(f"found more than {most / MIB:g} MiB, expected at most that")
+    return data
+
+
+def decode(text: bytes, kind: type[T]) -> T:
+    """Decode JSON of a type.
+
+    Raises
+    ------
+    UnfitError
+        It is no UTF-8, no JSON, nested too deeply, or of another type; numbers that are not finite are no JSON.
+    """
+    if depth(text) > DEPTH:
+        raise UnfitError(f"found brackets nested more than {DEPTH} deep")
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as fault:
+        raise UnfitError(str(fault)) from None
+
+
+def depth(text: bytes) -> int:
+    """Bound from above how deeply brackets are nested in a text, those those in its strings included."""
+    deepest = now = 0
+    for letter in text.translate(None, _OTHERS):
+        now += 1 if letter in b"[{" else -1
+        deepest = max(deepest, now)
+    return deepest
+
+
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
