@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from silofold import config, evaluate
+from silofold.core.console import shown, write
 from silofold.errors import RunFolderError
 from silofold.evaluation import measures, paired
 from silofold.record import history, rundir
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 UNSURE = 0.05
 """From this p on, a difference is no ground for a claim."""
+ONE_SEED = (
+    "each test is of two trained models, not of two methods: another seed gives other models. "
+    "Whether a method is better, several seeds of each tell"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """The other run."""
     same_images: bool
     pooled: Paired | None = None
-    """None without the same test images."""
+    """None without the same test images, or without any."""
     silos: list[Paired | None] = []
     """By silo; None where a silo has no test image."""
 
@@ -87,11 +91,11 @@ def main(options: argparse.Namespace) -> int:
     """Compare runs with the first one and print a table."""
     looks = look(options.runs, options.data)
     pairs = against(looks)
-    sys.stdout.write(f"{story(looks, pairs)}\n")
+    write(f"{story(looks, pairs)}\n")
     if options.out:
         entries = [
             Entry(
-                name=one.name, kind=one.kind, path=str(one.path), round=one.answers.round,
+                name=one.name, kind=one.kind, path=shown(str(one.path)), round=one.answers.round,
                 model_sha256=one.answers.model_sha256, silos=[silo.name for silo in one.data.silos], measures=one.measures,
                 personalised=one.personalised,
             )
@@ -113,7 +117,7 @@ def look(runs: Sequence[Path], data: Path | None) -> list[Look]:
     SilofoldError
         A run cannot be read, or its silos are out of reach.
     """
-    names = [run.resolve().name for run in runs]
+    names = [shown(run.resolve().name) for run in runs]
     looks = []
     for name, run in zip(names, runs, strict=True):
         folder = RunFolder(run)
@@ -123,7 +127,7 @@ def look(runs: Sequence[Path], data: Path | None) -> list[Look]:
         own = answers.personalised
         looks.append(
             Look(
-                name=name if names.count(name) == 1 else str(run),
+                name=name if names.count(name) == 1 else shown(str(run)),
                 path=run,
                 kind=record.get("baseline", "federated"),
                 record=record,
@@ -164,44 +168,48 @@ def against(looks: Sequence[Look]) -> list[Pair]:
 
 def story(looks: Sequence[Look], pairs: Sequence[Pair]) -> str:
     """Put a comparison into tables."""
-    header = ["run", "kind", "round", "accuracy", "images", "95 % interval", "worst silo", "top-5", "loss"]
+    five = any(one.measures.top5 for one in looks)
+    header = ["run", "kind", "round", "accuracy", "images", "95 % interval", "worst silo", *["top-5"] * five, "loss"]
     body = [
         [
             one.name, one.kind, str(one.answers.round), text.percent(one.measures.pooled.accuracy),
             str(one.measures.pooled.examples), text.interval(one.measures.pooled.low, one.measures.pooled.high),
-            worst(one), text.percent(one.measures.top5.accuracy),
-            "–" if one.measures.loss is None else f"{one.measures.loss:.4f}",
+            worst(one), *[text.percent(one.measures.top5.accuracy if one.measures.top5 else None)] * five,
+            text.number(one.measures.loss),
         ]
         for one in looks
     ]  # fmt: skip
     lines = [text.table(header, body), *(f"note: {line}" for line in notes(looks))]
     for pair in pairs:
-        lines += ["", f"{looks[0].name} against {pair.name}: {verdict(looks[0].name, pair)}"]
+        lines += ["", shown(f"{looks[0].name} against {pair.name}: {verdict(looks[0].name, pair)}")]
     paired_ones = [pair for pair in pairs if pair.pooled]
     if paired_ones:
+        lines += ["", f"note: {ONE_SEED}"]
         names = [silo.name for silo in looks[0].data.silos]
-        shown = [looks[0], *(one for one in looks[1:] if one.name in {pair.name for pair in paired_ones})]
-        header = ["silo", "images", *(one.name for one in shown)]
+        sides = [looks[0], *(one for one in looks[1:] if one.name in {pair.name for pair in paired_ones})]
+        header = ["silo", "images", *(one.name for one in sides)]
         for pair in paired_ones:
             header += [f"gain on {pair.name}", "p"]
         body = []
         for index, name in enumerate(names):
-            row = [name, str(shown[0].measures.silos[index].examples)]
-            row += [text.percent(one.measures.silos[index].accuracy) for one in shown]
+            row = [name, str(sides[0].measures.silos[index].examples)]
+            row += [text.percent(one.measures.silos[index].accuracy) for one in sides]
             for pair in paired_ones:
                 found = pair.silos[index]
-                row += [text.points(found.difference), text.chance(found.p)] if found else ["–", "–"]
+                row += [text.points(found.difference), text.chance(found.p)] if found else ["n/a", "n/a"]
             body.append(row)
         lines += ["", f"who gains from {looks[0].name}, in percentage points", text.table(header, body)]
-        lines += [f"{pair.name}: {tally(names, pair)}" for pair in paired_ones]
+        lines += [shown(f"{pair.name}: {tally(names, pair)}") for pair in paired_ones]
     return "\n".join(lines)
 
 
 def verdict(name: str, pair: Pair) -> str:
     """Say whether the first run is better than another one, and how sure that is."""
     found = pair.pooled
-    if found is None:
+    if not pair.same_images:
         return "other test images, so the runs cannot be paired; only the intervals above tell"
+    if found is None:
+        return "n/a: no silo has a test image"
     better = f"{name} is better" if found.difference > 0 else f"{pair.name} is better"
     claim = better if found.p < UNSURE else "no difference that these images can show"
     return (
@@ -212,14 +220,16 @@ def verdict(name: str, pair: Pair) -> str:
 
 
 def tally(names: Sequence[str], pair: Pair) -> str:
-    """Name the silos that gain and those that lose."""
-    gains = [name for name, found in zip(names, pair.silos, strict=True) if found and found.difference > 0]
-    losses = [name for name, found in zip(names, pair.silos, strict=True) if found and found.difference < 0]
-    named = ", ".join(losses)
-    sure = sum(bool(found and found.p < UNSURE) for found in pair.silos)
+    """Name the silos that gain and those that lose, and say how many of them chance alone would name."""
+    tested = [(name, found) for name, found in zip(names, pair.silos, strict=True) if found]
+    gains = [name for name, found in tested if found.difference > 0]
+    losses = [name for name, found in tested if found.difference < 0]
+    sure = sum(found.p < UNSURE for _, found in tested)
+    none = len(names) - len(tested)
     return (
-        f"{len(gains)} gain, {len(losses)} lose{f' ({named})' if losses else ''}, "
-        f"{len(names) - len(gains) - len(losses)} as before; p < {UNSURE} in {sure}"
+        f"{len(gains)} gain, {len(losses)} lose{f' ({text.names(losses)})' if losses else ''}, "
+        f"{len(tested) - len(gains) - len(losses)} the same{f', {none} without a test image' if none else ''}; "
+        f"p < {UNSURE} in {sure} of {len(tested)}, where chance alone gives up to {UNSURE * len(tested):.1f}"
     )
 
 
@@ -239,10 +249,13 @@ def notes(looks: Sequence[Look]) -> list[str]:
             found.append(f"{one.name} has other settings than {looks[0].name}: {'; '.join(plain[:5])}")
         if one.record["data_digest"] != looks[0].record["data_digest"]:
             found.append(f"{one.name} was trained on other data than {looks[0].name}")
-    return found
+    untested = {evaluate.untested([silo.name for silo in one.data.silos], one.measures) for one in looks}
+    return [shown(line) for line in [*found, *sorted(untested - {""})]]
 
 
 def worst(one: Look) -> str:
     """Name the worst silo and its accuracy."""
     index = one.measures.worst
-    return "–" if index is None else f"{one.data.silos[index].name} {text.percent(one.measures.silos[index].accuracy, 1)}"
+    if index is None or len(one.data.silos) == 1:
+        return "n/a"
+    return f"{one.data.silos[index].name} {text.percent(one.measures.silos[index].accuracy, 1)}"

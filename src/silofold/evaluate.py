@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +13,7 @@ from silofold import predictions, seeds, trained
 from silofold.core import console
 from silofold.data import picture
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, RunFolderError, SilofoldError
+from silofold.errors import CheckpointError, ConfigError, RunFolderError, SchemaError, SilofoldError
 from silofold.evaluation import measures
 from silofold.record import answers, rundir
 from silofold.training import local
@@ -52,11 +51,13 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def main(options: argparse.Namespace) -> int:
     """Evaluate a model on a folder of silos."""
+    if options.personalise < 0:
+        raise ConfigError("option-value", f"--personalise: found {options.personalise}, expected at least 0 epochs")
     found = trained.find(options.model)
     folder, data = trained.manifest_of(found, options.data)
     seen = answers_of(found, folder, data, options.personalise)
     result = summarise(found, data, seen)
-    sys.stdout.write(f"{_story(result)}\n")
+    console.write(f"{_story(result)}\n")
     if options.out:
         try:
             rundir.write_atomically(options.out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
@@ -67,6 +68,8 @@ def main(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Say what a model sees in pictures, one line a picture: file, then class and probability, the likeliest first."""
+    if options.top < 1:
+        raise ConfigError("option-value", f"--top: found {options.top}, expected at least 1")
     found = trained.find(options.model)
     record = found.record()
     if options.data is None and "classes" in record:
@@ -81,17 +84,24 @@ def predict(options: argparse.Namespace) -> int:
         )
     model.load(vectors[0])
     code = 0
-    width = max(len(str(path)) for path in options.images)
-    for path in options.images:
+    names = [console.shown(str(path)) for path in options.images]
+    width = max(map(len, names))
+    for path, name in zip(options.images, names, strict=True):
         try:
+            if path.is_dir():
+                raise SchemaError(
+                    "picture-read", f"{path}: found a folder, expected a picture file; name its files one by one"
+                )
             image = picture.read(path, shape)
         except SilofoldError as fault:
             code = console.error(fault)
             continue
-        sample = local.load(image[None], np.zeros(1, np.int64), model.vector.device)
-        shares = np.exp(predicting.log_probabilities(model, sample.images)[0])
+        pixels = np.array(image[None])  # a copy: what Pillow hands out may not be written, and torch warns of that
+        sample = local.load(pixels, np.zeros(1, np.int64), model.vector.device)
+        shares = np.exp(predicting.log_probabilities(model, sample.images, len(classes))[0])
         best = np.argsort(-shares, kind="stable")[: options.top]
-        sys.stdout.write(f"{path!s:{width}}  {'  '.join(f'{classes[k]} {text.percent(shares[k])}' for k in best)}\n")
+        answers = "  ".join(f"{console.shown(classes[k])} {text.percent(shares[k])}" for k in best)
+        console.write(f"{name:{width}}  {answers}\n")
     return code
 
 
@@ -110,7 +120,7 @@ def recorded(run: Path, data: Path | None) -> tuple[Answers, silos.Manifest]:
         try:
             kept = answers.read(found.run.predictions)
         except RunFolderError as fault:
-            sys.stderr.write(f"silofold: {fault}; it is made anew\n")
+            console.say(f"{fault}; it is made anew")
         else:
             if (kept.model_sha256, kept.tests) == (found.manifest.model_sha256, tests):
                 return kept, manifest
@@ -135,7 +145,7 @@ def answers_of(found: Trained, folder: Path, data: silos.Manifest, epochs: int) 
             "model-count", f"{found.run.path}: holds {len(vectors)} models, one a silo; {folder} has {len(data.silos)} silos"
         )
     tests = [_samples(folder, data, index, "test", model) for index in range(len(data.silos))]
-    rows = [_row(model, vector, tests) for vector in vectors]
+    rows = [_row(model, vector, tests, len(data.classes)) for vector in vectors]
     own = [rows[index if len(rows) > 1 else 0][index] for index in range(len(tests))]
     seen = answers.Answers(
         round=found.manifest.round,
@@ -156,7 +166,7 @@ def summarise(found: Trained, data: silos.Manifest, seen: Answers) -> Evaluated:
     count = len(data.silos)
     sizes = [silo.test.examples for silo in data.silos]
     return Evaluated(
-        model=str(found.run.path),
+        model=console.shown(str(found.run.path)),
         round=seen.round,
         model_sha256=seen.model_sha256,
         data_digest=data.digest,
@@ -174,9 +184,9 @@ def _samples(folder: Path, data: silos.Manifest, index: int, split: silos.SplitN
     return local.load(part.images, part.labels, model.vector.device)
 
 
-def _row(model: FlatModel, vector: NDArray[np.float32], tests: Sequence[local.Samples]) -> list[Predictions]:
+def _row(model: FlatModel, vector: NDArray[np.float32], tests: Sequence[local.Samples], classes: int) -> list[Predictions]:
     model.load(vector)
-    return [predicting.predict(model, samples, index) for index, samples in enumerate(tests)]
+    return [predicting.predict(model, samples, index, classes) for index, samples in enumerate(tests)]
 
 
 def _personalised(
@@ -199,7 +209,7 @@ def _personalised(
         done = local.Training(model, train, settings, model.gradient.new_zeros(model.gradient.shape), rng, math.inf).to_end()
         if done.reason:
             raise CheckpointError("silo-training", f"silo {data.silos[index].name}: cannot be personalised: {done.reason}")
-        parts.append(predicting.predict(model, samples, index))
+        parts.append(predicting.predict(model, samples, index, len(data.classes)))
     return predictions.join(parts)
 
 
@@ -212,16 +222,17 @@ def _keep(path: Path, seen: Answers) -> None:
                 seen = dataclasses.replace(seen, personalised=kept.personalised, epochs=kept.epochs)
         answers.write(path, seen)
     except RunFolderError as fault:  # a folder that may only be read: the answers are on the screen all the same
-        sys.stderr.write(f"silofold: {fault}\n")
+        console.say(str(fault))
 
 
 def _story(result: Evaluated) -> str:
     """Put the measures into words."""
     columns: list[tuple[str, Measures]] = [("accuracy", result.global_model)]
     if result.personalised:
-        columns.append((f"after {result.epochs} own epochs", result.personalised))
+        columns.append((f"after {result.epochs} own epoch{'s' * (result.epochs > 1)}", result.personalised))
     alone = result.matrix is not None
-    lines = [f"{result.model}, {'own models of the silos' if alone else 'model'} after round {result.round}", ""]
+    what = "own models of the silos" if alone else "model"
+    lines = [f"{result.model}, {what} after round {result.round}", ""]
     header = ["silo", "images", *[cell for name, _ in columns for cell in (name, "95 % interval")]]
     rows = [
         [name, str(result.global_model.silos[index].examples), *[c for _, m in columns for c in _cells(m.silos[index])]]
@@ -229,8 +240,9 @@ def _story(result: Evaluated) -> str:
     ]
     rows.append(["all", str(result.global_model.pooled.examples), *[c for _, m in columns for c in _cells(m.pooled)]])
     lines += [text.table(header, rows), ""]
-    for name, found in columns:
-        lines.append(f"{name}: {_sentence(found, result)}")
+    lines += [f"{name}: {_sentence(found, result)}" for name, found in columns if found.pooled.examples]
+    if none := untested(result.silos, result.global_model):
+        lines.append(none)
     if result.matrix:
         lines += ["", "accuracy of each silo's own model (row) on each silo's test images (column)"]
         lines.append(
@@ -245,15 +257,28 @@ def _story(result: Evaluated) -> str:
     return "\n".join(lines)
 
 
+def untested(names: Sequence[str], found: Measures) -> str:
+    """Say why some accuracies are n/a; empty where every silo has test images."""
+    empty = [console.shown(name) for name, one in zip(names, found.silos, strict=True) if not one.examples]
+    if empty and len(empty) == len(names):
+        return "n/a: no silo has a test image, so nothing can be said of the model's accuracy"
+    return f"n/a: no test image in {text.names(empty)}" if empty else ""
+
+
 def _cells(share: Share) -> tuple[str, str]:
     return text.percent(share.accuracy), text.interval(share.low, share.high)
 
 
 def _sentence(found: Measures, result: Evaluated) -> str:
     parts = [f"pooled {text.percent(found.pooled.accuracy)} of {found.pooled.examples}"]
-    if found.worst is not None:
-        parts.append(f"worst silo {result.silos[found.worst]} {text.percent(found.silos[found.worst].accuracy)}")
-    parts += [f"mean of silos {text.percent(found.mean)}", f"top-5 {text.percent(found.top5.accuracy)}"]
+    if found.worst is not None and sum(bool(one.examples) for one in found.silos) > 1:
+        name = console.shown(result.silos[found.worst])
+        parts += [
+            f"worst silo {name} {text.percent(found.silos[found.worst].accuracy)}",
+            f"mean of silos {text.percent(found.mean)}",
+        ]
+    if found.top5:
+        parts.append(f"top-5 {text.percent(found.top5.accuracy)}")
     if found.merged:
         parts.append(f"{found.merged_classes} merged classes {text.percent(found.merged.accuracy)}")
     if found.loss is not None and found.calibration_error is not None:

@@ -246,13 +246,14 @@ def _ranks(mpirun: int) -> list[machine.Child]:
 def _show(lines: Iterable[str], rounds: int, folder: RunFolder) -> None:
     """Print a run's lines and, below them, how it goes; the numbers are those of its record."""
     console = Console()
-    began = time.monotonic()
+    began, born = time.monotonic(), time.time()
     state = live.State((), rounds, 0.0, 0.0)
     seen = 0.0
 
     def view() -> Text:
         now = time.monotonic()
-        current = state._replace(elapsed=now - began, since=now - max(seen, began), late=_late(folder))
+        words = "" if state.rounds else _beginning(folder, born)
+        current = state._replace(elapsed=now - began, since=now - max(seen, began), late=_late(folder), now=words)
         return Text("\n".join(live.lines(current, console.width - 1)), no_wrap=True)
 
     with Live(console=console, get_renderable=view, refresh_per_second=2, transient=True) as area:
@@ -262,6 +263,19 @@ def _show(lines: Iterable[str], rounds: int, folder: RunFolder) -> None:
             if told and folder.metrics.exists():
                 state, seen = state._replace(rounds=history.read(folder.metrics)), time.monotonic()
                 area.refresh()
+
+
+def _beginning(folder: RunFolder, since: float) -> str:
+    """Say what the ranks are about before the first round is recorded, as far as the run folder tells."""
+    with contextlib.suppress(SilofoldError):  # a status that is damaged: the view goes on without it
+        status = control.read_status(folder)
+        if status and status.written >= since:
+            waits = f", waiting for {', '.join(status.waiting_for)}" if status.waiting_for else ""
+            return f"round {status.round}: {status.phase}{waits}"
+    if _stamp(folder.record) > since * 1e9:
+        return "the ranks are ready, the first round begins"
+    logs = sum(_stamp(log) > since * 1e9 for log in folder.path.glob("*/*.log"))
+    return f"the ranks start: they load their libraries and read the silos (logs opened: {logs})"
 
 
 def _late(folder: RunFolder) -> list[str]:

@@ -7,6 +7,7 @@ never travel this way. `Summary` is the line a round leaves in the run's record.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TypeAlias
 
 import msgspec
@@ -317,11 +318,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     shard_sha256: list[str]
 
     def curves(self) -> dict[str, float]:
-        """Return the round's point on every curve that a tracker draws; what was not measured is left out."""
+        """Return the round's point on every curve that a tracker draws, of what was measured and is finite."""
         named = {key: getattr(self, key) for key in ("accuracy", "test_loss", "train_loss")}
         named |= {f"silo/{silo.name}": silo.accuracy for silo in self.silos}
         named |= {f"seconds/{phase}": value for phase, value in msgspec.structs.asdict(self.seconds).items()}
-        return {key: value for key, value in named.items() if value is not None}
+        return {key: value for key, value in named.items() if value is not None and math.isfinite(value)}
 
 
 def sha256(*parts: bytes | memoryview) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import statistics
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from silofold import compare, config
+from silofold.core.console import shown, write
 from silofold.data import picture
 from silofold.data import silo as silos
 from silofold.errors import PluginError, RunFolderError
+from silofold.evaluation import measures
 from silofold.record import rundir
 from silofold.view import text
 
@@ -30,6 +31,8 @@ MOST_SILOS = 24
 MOST_EXAMPLES = 24
 MOST_CONFUSED = 12
 MOST_REASONS = 50
+SOMETIMES = ("accuracy", "calibration", "cross", "confusion", "timeline", "participation")
+"""Figures for which there is not always something to draw."""
 
 
 class Run(NamedTuple):
@@ -68,7 +71,7 @@ def main(options: argparse.Namespace) -> int:
                     rundir.write_atomically(options.figures / f"{drawing.name}.{form}", plots.save(drawing.draw, form))
     except OSError as fault:
         raise RunFolderError("out-write", f"{fault.filename}: cannot be written: {fault.strerror}") from None
-    sys.stdout.write(f"{compare.story(looks, pairs)}\n\n{options.out}: {options.out.stat().st_size / 1e6:.1f} MB\n")
+    write(f"{compare.story(looks, pairs)}\n\n{shown(str(options.out))}: {options.out.stat().st_size / 1e6:.1f} MB\n")
     return 0
 
 
@@ -83,16 +86,18 @@ def _content(
     chosen = _chosen(first)
     silo_curves, histograms = _silo_curves(looks, chosen), _histograms(first, chosen)
     same = [pair for pair in pairs if pair.pooled]
-    pooled = first.measures.pooled
     content = {
-        "title": f"{first.name}: {text.percent(pooled.accuracy)} of {pooled.examples} test images",
+        "title": f"{first.name}: {_result(first)}",
         "facts": _facts(first),
         "verdicts": [
             _headline(first),
             *(f"{first.name} against {pair.name}: {compare.verdict(first.name, pair)}." for pair in pairs),
         ],
         "notes": compare.notes(looks),
+        "seeds": compare.ONE_SEED if same else "",
+        "unsure": compare.UNSURE,
         "merged": first.measures.merged_classes if first.measures.merged else 0,
+        "five": any(one.measures.top5 for one in looks),
         "runs": [_run(one) for one in looks],
         "pairs": same,
         "personal": first.personalised is not None,
@@ -100,7 +105,7 @@ def _content(
         "left_out": f"Shown are the {len(chosen)} silos of {len(names)} with the lowest accuracy."
         if len(chosen) < len(names)
         else "",
-        "figures": {key: figures.get(key) for key in ("cross", "confusion", "timeline", "participation")} | figures,
+        "figures": {key: figures.get(key) for key in SOMETIMES} | figures,
         "gains": gains,
         "silo_curves": silo_curves,
         "histograms": histograms,
@@ -113,12 +118,17 @@ def _content(
     return content, [*figures.values(), *gains, *silo_curves, *histograms]
 
 
+def _result(first: Look) -> str:
+    pooled = first.measures.pooled
+    return f"{text.percent(pooled.accuracy)} of {pooled.examples} test images" if pooled.examples else "no test image"
+
+
 def _headline(first: Look) -> str:
     pooled = first.measures.pooled
-    return (
-        f"{first.name}: {text.percent(pooled.accuracy)} of {pooled.examples} test images are right, "
-        f"95 % interval {text.interval(pooled.low, pooled.high)}; worst silo {compare.worst(first)}."
-    )
+    if not pooled.examples:
+        return f"{first.name}: no silo has a test image, so nothing can be said of the model's accuracy."
+    worst = f"; worst silo {compare.worst(first)}" if len(first.data.silos) > 1 else ""
+    return f"{first.name}: {_result(first)} are right, 95 % interval {text.interval(pooled.low, pooled.high)}{worst}."
 
 
 def _facts(first: Look) -> list[str]:
@@ -128,7 +138,7 @@ def _facts(first: Look) -> list[str]:
     return [
         f"{len(data.silos)} silos", f"{train} training images of {shape}", f"{len(data.classes)} classes",
         f"model {settings.model['name']}, {first.record['parameters']:,} parameters", (f"{first.answers.round} rounds of "
-        f"{settings.local.epochs} local epochs"), f"seed {settings.seed}",
+        f"{settings.local.epochs} local epoch{'s' * (settings.local.epochs > 1)}"), f"seed {settings.seed}",
     ]  # fmt: skip
 
 
@@ -143,18 +153,19 @@ def _run(one: Look) -> Run:
 
 
 def _silo_rows(looks: Sequence[Look], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Tell of the first run's silos; another run that was evaluated on other data may lack some of them."""
     first = looks[0]
+    known = [dict(zip([silo.name for silo in one.data.silos], one.measures.silos, strict=True)) for one in looks]
     return [
         {
             "name": silo.name,
             "train": silo.train.examples,
             "test": silo.test.examples,
-            "shares": [one.measures.silos[index] for one in looks],
+            "shares": [shares.get(silo.name, measures.count(0, 0)) for shares in known],
             "pairs": [pair.silos[index] for pair in pairs],
             "personal": first.personalised.silos[index] if first.personalised else None,
         }
         for index, silo in enumerate(first.data.silos)
-        if all(index < len(one.measures.silos) for one in looks)
     ]
 
 
@@ -173,17 +184,19 @@ def _figures(looks: Sequence[Look]) -> dict[str, Drawing]:
     known = [(confidence, right, count) for confidence, right, count in bins if confidence is not None and right is not None]
     rounds = [one.round for one in first.rounds]
     found = [
-        page.Drawing("accuracy", "accuracy by round", plots.curves(accuracy, "accuracy", share=True)),
         page.Drawing("loss", "loss by round", plots.curves(loss, "loss", share=False)),
-        page.Drawing("calibration", "accuracy over confidence", plots.calibration(known)),
         page.Drawing("phases", "seconds by phase", plots.phases(rounds, _phases(first.rounds))),
     ]
+    if accuracy:
+        found.append(page.Drawing("accuracy", "accuracy by round", plots.curves(accuracy, "accuracy", share=True)))
+    if known:
+        found.append(page.Drawing("calibration", "accuracy over confidence", plots.calibration(known)))
     own = next((one for one in looks if one.answers.matrix is not None), None)
     if own is not None and len(own.data.silos) <= MOST_SILOS:
         rows, columns, cells = _cross(own, first)
         draw = plots.matrix(rows, columns, cells, ("model", "test images of"))
         found.append(page.Drawing("cross", "accuracy of each model on each silo", draw))
-    if len(first.data.classes) <= plots.MOST_CLASSES:
+    if known and len(first.data.classes) <= plots.MOST_CLASSES:
         draw = plots.matrix(first.data.classes, first.data.classes, _confusion(first), ("true class", "answer"))
         found.append(page.Drawing("confusion", "true classes and answers", draw))
     shown = _typical(first.rounds)
@@ -221,17 +234,16 @@ def _gains(first: Look, pairs: Sequence[Pair], names: Sequence[str]) -> list[Dra
             continue
         rows.append(("all silos", pair.pooled))
         title = f"Gain of {first.name} on {pair.name}, in percentage points"
-        draw = plots.gains(
-            [n for n, _ in rows], [(one.difference, one.low, one.high) for _, one in rows], "percentage points"
-        )
+        points = [plots.Gain(name, one.difference, one.low, one.high, sure=one.p < compare.UNSURE) for name, one in rows]
+        draw = plots.gains(points, "percentage points")
         drawings.append(page.Drawing(f"gain-{number}", title, draw))
     return drawings
 
 
 def _chosen(first: Look) -> list[int]:
-    """Choose the silos to draw: all, or those with the lowest accuracy."""
-    order = sorted(range(len(first.data.silos)), key=lambda index: first.measures.silos[index].accuracy or 0.0)
-    return sorted(order[:MOST_SILOS])
+    """Choose the silos to draw: all, or those with the lowest accuracy; silos without a test image have none."""
+    known = [2.0 if one.accuracy is None else one.accuracy for one in first.measures.silos]
+    return sorted(sorted(range(len(known)), key=known.__getitem__)[:MOST_SILOS])
 
 
 def _silo_curves(looks: Sequence[Look], chosen: Sequence[int]) -> list[Drawing]:
@@ -245,7 +257,8 @@ def _silo_curves(looks: Sequence[Look], chosen: Sequence[int]) -> list[Drawing]:
             pairs = [(r.round, s.accuracy) for r in one.rounds for s in r.silos if s.name == name and s.accuracy is not None]
             if pairs:
                 lines.append(plots.Curve(one.name, [r for r, _ in pairs], [value for _, value in pairs], color=color))
-        drawings.append(page.Drawing(f"silo-{silo}", name, plots.curves(lines, name, share=True), small=True))
+        if lines:
+            drawings.append(page.Drawing(f"silo-{silo}", name, plots.curves(lines, name, share=True), small=True))
     return drawings
 
 
@@ -258,8 +271,8 @@ def _histograms(first: Look, chosen: Sequence[int]) -> list[Drawing]:
     for silo in chosen:
         mine = counts[silo] / max(counts[silo].sum(), 1)
         name = first.data.silos[silo].name
-        title = f"{name}: {np.abs(mine - everyone).sum() / 2:.0%}"
-        draw = plots.bars(mine.tolist(), everyone.tolist(), title)
+        title = f"{np.abs(mine - everyone).sum() / 2:.0%} {name}"
+        draw = plots.bars(mine.tolist(), everyone.tolist(), first.data.classes, title)
         drawings.append(page.Drawing(f"classes-{silo}", f"classes of {name}", draw, small=True))
     return drawings
 
@@ -270,13 +283,14 @@ def _cross(own: Look, first: Look) -> tuple[list[str], list[str], list[Cell]]:
     matrix = own.answers.matrix if own.answers.matrix is not None else np.zeros((0, 0))
     sizes = [silo.test.examples for silo in own.data.silos]
     names = [silo.name for silo in own.data.silos]
-    rows = [[correct / size if size else 0.0 for correct, size in zip(row, sizes, strict=True)] for row in matrix]
+    rows = [[correct / size if size else None for correct, size in zip(row, sizes, strict=True)] for row in matrix]
     titles = [*names]
     if first is not own and first.answers.tests == own.answers.tests and first.answers.matrix is None:
-        rows.append([one.accuracy or 0.0 for one in first.measures.silos])
+        rows.append([one.accuracy for one in first.measures.silos])
         titles.append(first.name)
     return titles, names, [
-        Cell(i, j, 0.05 + 0.55 * value, f"{100 * value:.0f}") for i, row in enumerate(rows) for j, value in enumerate(row)
+        Cell(i, j, 0.0 if value is None else 0.05 + 0.55 * value, "n/a" if value is None else f"{100 * value:.0f}")
+        for i, row in enumerate(rows) for j, value in enumerate(row)
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -174,3 +175,17 @@ def test_an_mpirun_that_stays_after_the_last_word_is_ended(tmp_path: Path, monke
         with subprocess.Popen(["bash", "-c", f"{script}; wait"], text=True) as process:
             launch._guard(process, start, threading.Event())
             assert process.wait(5) == code
+
+
+def test_what_is_told_while_ranks_start(tmp_path: Path) -> None:
+    folder, since = RunFolder(tmp_path), time.time() - 1
+    assert "the ranks start" in launch._beginning(folder, since)
+    for title in ("scheduler", "worker_0"):
+        folder.rank(title).mkdir()
+        folder.log(title).touch()
+    assert "logs opened: 2" in launch._beginning(folder, since)
+    assert "logs opened: 0" in launch._beginning(folder, since + 60)  # those of an earlier start
+    folder.write_record({})
+    assert "the first round begins" in launch._beginning(folder, since)
+    folder.status.write_text("{damaged", encoding="utf-8")
+    assert "the first round begins" in launch._beginning(folder, since)

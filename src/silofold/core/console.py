@@ -17,6 +17,12 @@ def shown(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def write(text: str) -> None:
+    """Write to standard output; letters that its encoding does not have become question marks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+
+
 def say(line: str) -> None:
     """Write one line to standard error; where that is closed nobody reads it."""
     with contextlib.suppress(OSError, ValueError):

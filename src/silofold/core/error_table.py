@@ -45,6 +45,8 @@ ERRORS: dict[str, Entry] = {
     "model-output": Entry(USER_CODE, "The user's model does not return one logit a class.", "Return (B, classes) logits."),
     "model-unequal": Entry(USER_CODE, "Workers built different models of one seed.", "Draw all randomness from torch."),
     "model-count": Entry(BAD_INPUT, "The run holds one model a silo, or as many as other silos.", "Name another run."),
+    "diverged-model": Entry(DIVERGED, "The global model or its answers are not finite.", "A lower learning rate."),
+    "option-value": Entry(BAD_INPUT, "An option's value is out of range.", "Look at --help."),
     "silo-training": Entry(DIVERGED, "Training in a silo did not come to its end.", "A lower learning rate."),
     # --- data ---------------------------------------------------------------------------------------------------------
     "data-missing": Entry(BAD_INPUT, "No folder of silos, its manifest, or a silo file is there.", "Give --data DIR."),

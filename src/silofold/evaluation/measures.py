@@ -1,4 +1,7 @@
-"""Measures of predictions: pooled, per silo, worst silo, top-5, merged classes, confusion, calibration."""
+"""Measures of predictions: pooled, per silo, worst silo, top-5, merged classes, confusion, calibration.
+
+What no image tells of is None, never a number.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import msgspec
 import numpy as np
 
 from silofold.evaluation.accuracy import wilson
+from silofold.predictions import TOP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,10 +55,11 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True):
     silos: list[Share]
     """By silo, in the order of ``silos.json``."""
     worst: int | None
-    """Index of the silo with the lowest accuracy."""
+    """Index of the silo with the lowest accuracy; silos without a test image have none."""
     mean: float | None
-    """Mean of the silos' accuracies: each silo counts the same."""
-    top5: Share
+    """Mean of the silos' accuracies: each silo with a test image counts the same."""
+    top5: Share | None
+    """Whose true class is among the five likeliest; none where there are no more classes than that."""
     merged: Share | None
     """With classes that differ by case alone and look alike taken for one; none where there are no such classes."""
     merged_classes: int
@@ -111,7 +116,7 @@ def measure(found: Predictions, classes: Sequence[str], silos: int) -> Measures:
         silos=shares,
         worst=min(known, key=lambda index: (known[index], index)) if known else None,
         mean=float(np.mean(list(known.values()))) if known else None,
-        top5=share((found.top == found.label[:, None]).any(axis=1)),
+        top5=share((found.top == found.label[:, None]).any(axis=1)) if len(classes) > TOP else None,
         merged=share(table[found.predicted] == table[found.label]) if kinds < len(classes) else None,
         merged_classes=kinds,
         loss=float(found.loss.mean()) if len(found.loss) else None,

@@ -714,7 +714,8 @@ class Scheduler:
         self._history.append(summary)
         for sink in self._sinks:
             sink.write(summary)
-        logger.info("round %d: %s", summary.round, "void" if summary.void else f"accuracy {summary.accuracy}")
+        accuracy = "n/a" if summary.accuracy is None else summary.accuracy
+        logger.info("round %d: %s", summary.round, "void" if summary.void else f"accuracy {accuracy}")
         if self._job.script:
             _compare(self._job.script[summary.round], summary, self._changes)
 

@@ -238,7 +238,7 @@ class Worker:
             rundir.write_atomically(path, self._model.encode())
         if plan.last and first:
             rundir.write_atomically(folder.model, self._model.encode())
-        if plan.checkpoint:
+        if plan.checkpoint and settings.local.keep_momentum:  # of a worker that has nothing to save nobody waits to hear
             begin = time.perf_counter()
             draft = checkpoint.draft_of(folder.checkpoints, number)
             files: list[SavedFile] = [
@@ -257,7 +257,8 @@ class Worker:
             if report := trained.get(silo):
                 told += [f"loss: {report.loss_sum / report.seen:.4f}", f"train acc: {report.correct / report.seen:.4f}"]
             if score := tested.get(silo):
-                told += [f"test acc: {score.correct / max(score.examples, 1):.4f} of {score.examples}"]
+                accuracy = f"{score.correct / score.examples:.4f}" if score.examples else "n/a"
+                told += [f"test acc: {accuracy} of {score.examples}"]
             logger.info("round %d silo %s: %s", number, self._job.data.silos[silo].name, ", ".join(told))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from silofold.errors import DivergedError
 from silofold.predictions import TOP, Predictions
 from silofold.training.local import EVALUATION_BATCH
 
@@ -18,9 +19,15 @@ if TYPE_CHECKING:
     from silofold.training.local import Samples
 
 
-def predict(model: FlatModel, samples: Samples, silo: int) -> Predictions:
-    """Let the model answer every image of a silo's split, in the batches of `local.evaluate`."""
-    logs = log_probabilities(model, samples.images)
+def predict(model: FlatModel, samples: Samples, silo: int, classes: int) -> Predictions:
+    """Let the model answer every image of a silo's split, in the batches of `local.evaluate`.
+
+    Raises
+    ------
+    DivergedError
+        An output is not finite: there is no likeliest class.
+    """
+    logs = log_probabilities(model, samples.images, classes)
     labels = samples.labels.cpu().numpy()
     order = np.argsort(-logs, axis=1, kind="stable")[:, :TOP]
     rows = np.arange(len(labels))
@@ -33,12 +40,21 @@ def predict(model: FlatModel, samples: Samples, silo: int) -> Predictions:
     )
 
 
-def log_probabilities(model: FlatModel, images: torch.Tensor) -> NDArray[np.float64]:
-    """Compute the (M, classes) float64 logarithms of the probabilities for (M, C, H, W) uint8 images."""
+def log_probabilities(model: FlatModel, images: torch.Tensor, classes: int) -> NDArray[np.float64]:
+    """Compute the (M, classes) float64 logarithms of the probabilities for (M, C, H, W) uint8 images.
+
+    Raises
+    ------
+    DivergedError
+        An output is not finite.
+    """
     parts = []
     model.module.eval()
     with torch.inference_mode():
         for start in range(0, len(images), EVALUATION_BATCH):
             logits = model.module(images[start : start + EVALUATION_BATCH].to(torch.float32).div_(255))
             parts.append(functional.log_softmax(logits.double(), 1))
-    return torch.cat(parts).cpu().numpy() if parts else np.empty((0, 1))
+    logs: NDArray[np.float64] = torch.cat(parts).cpu().numpy() if parts else np.empty((0, classes))
+    if wrong := int((~np.isfinite(logs)).any(axis=1).sum()):
+        raise DivergedError("diverged-model", f"the model's outputs are not finite for {wrong} of {len(logs)} images")
+    return logs

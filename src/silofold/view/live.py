@@ -32,6 +32,8 @@ class State(NamedTuple):
         Seconds since the last round was recorded, or since the start.
     late
         Who is waited for right now, where that is known.
+    now
+        What the ranks are about, in words; said before the first round is recorded.
     """
 
     rounds: Sequence[Summary]
@@ -39,6 +41,7 @@ class State(NamedTuple):
     elapsed: float
     since: float
     late: Sequence[str] = ()
+    now: str = ""
 
 
 def lines(state: State, width: int) -> list[str]:
@@ -48,6 +51,8 @@ def lines(state: State, width: int) -> list[str]:
         last = state.rounds[-1]
         found += [_accuracy(state.rounds, width), _loss(state.rounds, width), _seconds(last), _bytes(state.rounds)]
         found += _refused(last)
+    elif state.now:
+        found.append(f"{'now':{NAME}}{state.now}")
     if state.late:
         found.append(f"{'late':{NAME}}{', '.join(state.late)}")
     return [line if len(line) <= width else f"{line[: width - 1]}…" for line in found if line]

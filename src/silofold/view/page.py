@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jinja2
 from markupsafe import Markup, escape
 
+from silofold.core.console import shown
 from silofold.view import plots, text
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Drawing(NamedTuple):
 
     def html(self) -> Markup:
         """Draw it for the page, wide and narrow; the style sheet shows one of them."""
-        title = str(escape(self.title))
+        title = str(escape(shown(self.title)))
         widths = {"one": plots.SMALL} if self.small else {"wide": plots.WIDE, "narrow": plots.NARROW}
         drawn = [
             f'<div class="{kind}">{plots.svg(self.draw, width, f"{self.name}-{kind}", title)}</div>'
@@ -34,16 +35,18 @@ class Drawing(NamedTuple):
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """Fill the page's template; every text is escaped."""
+    """Fill the page's template; every text is escaped, control characters in names too."""
     engine = jinja2.Environment(
         loader=jinja2.PackageLoader("silofold.view", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     engine.filters |= {
         "percent": text.percent, "points": text.points, "chance": text.chance, "size": text.size, "span": text.span,
+        "number": text.number,
     }  # fmt: skip
     engine.globals |= {"interval": text.interval, "light": plots.variables(plots.LIGHT), "dark": plots.variables(plots.DARK)}
     return engine.get_template("report.html.jinja").render(content)

@@ -9,14 +9,19 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from unicodedata import east_asian_width
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from silofold.core.console import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,6 +60,17 @@ PAGE = Palette("#010101", "#010102", "#010103", "#010104", tuple(f"#0102{index:0
 
 Draw: TypeAlias = Callable[[Palette, float], Figure]
 """Draws a figure in a palette, so many inches wide."""
+
+
+class Gain(NamedTuple):
+    """A difference with its interval, and what a test says of it."""
+
+    name: str
+    difference: float
+    low: float
+    high: float
+    sure: bool
+    """Whether the test says that it is no chance."""
 
 
 class Curve(NamedTuple):
@@ -127,9 +143,11 @@ def _encode(draw: Draw, palette: Palette, width: float, form: str, salt: str) ->
         "ytick.labelcolor": palette.muted, "axes.edgecolor": palette.grid, "grid.color": palette.grid, "grid.linewidth": 0.6,
         "axes.grid": True, "axes.axisbelow": True, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": salt,
         "lines.linewidth": 1.6, "figure.constrained_layout.use": True,
+        "text.parse_math": False,  # a dollar in a name is a dollar
     }  # fmt: skip
     file = io.BytesIO()
-    with mpl.rc_context(style):
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that no font here has
         figure = draw(palette, width)
         metadata = {"Date": None} if form == "svg" else {}
         figure.savefig(file, format=form, dpi=150, metadata=metadata, transparent=palette is PAGE, facecolor=palette.paper)
@@ -140,7 +158,8 @@ def _encode(draw: Draw, palette: Palette, width: float, form: str, salt: str) ->
 
 
 def curves(lines: Sequence[Curve], label: str, *, share: bool, height: float = 3.2) -> Draw:
-    """Draw lines over the rounds, with their intervals as bands."""
+    """Draw lines over the rounds, with their intervals as bands; values far beyond all others are cut off and told."""
+    top = None if share else ceiling([line.values for line in lines])
 
     def draw(palette: Palette, width: float) -> Figure:
         figure, axes = _axes(width, height if width > SMALL else 1.6)
@@ -149,50 +168,86 @@ def curves(lines: Sequence[Curve], label: str, *, share: bool, height: float = 3
             if len(line.low):
                 axes.fill_between(line.rounds, line.low, line.high, color=color, alpha=0.16, linewidth=0)
             single = "o" if len(line.rounds) == 1 else None
-            axes.plot(line.rounds, line.values, "--" if line.dashed else "-", color=color, label=line.name, marker=single)
+            dashes = "--" if line.dashed else "-"
+            axes.plot(line.rounds, line.values, dashes, color=color, label=_label(line.name), marker=single)
+            if top is not None:
+                beyond = [number for number, value in zip(line.rounds, line.values, strict=True) if value > top]
+                axes.plot(beyond, [top] * len(beyond), "^", color=color, markersize=5, clip_on=False)
+        if top is not None:
+            low = min(value for line in lines for value in line.values)
+            axes.set_ylim(low - 0.05 * (top - low), top)
+            many = sum(value > top for line in lines for value in line.values)
+            most = max(value for line in lines for value in line.values)
+            axes.set_title(f"▲ cut off: {many} above {top:.3g}, largest {most:.3g}", loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if share:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.set_ylim(max(-0.03, axes.get_ylim()[0]), min(1.03, axes.get_ylim()[1]))
         if width > SMALL:
             axes.set_xlabel("round")
-            axes.set_ylabel(label)
+            axes.set_ylabel(_label(label))
             _legend(figure, axes, 2 if width < WIDE else 6)
         else:
-            axes.set_title(label, loc="left")
+            axes.set_title(_label(label, 20), loc="left")
         return figure
 
     return draw
 
 
-def bars(heights: Sequence[float], outline: Sequence[float], title: str) -> Draw:
+def ceiling(lines: Sequence[Sequence[float]]) -> float | None:
+    """Choose where to cut lines off so that a few spikes do not flatten the rest; none where nothing is cut.
+
+    Nine tenths of each line stay, and where it begins; only what is more than eight times as high is cut.
+    """
+    known = [[value for value in line if math.isfinite(value)] for line in lines]
+    known = [line for line in known if line]
+    if not known:
+        return None
+    low, high = min(map(min, known)), max(map(max, known))
+    usual = max(max(sorted(line)[int(0.9 * (len(line) - 1))], _beginning(line)) for line in known)
+    return low + 1.3 * (usual - low) if high - low > 8 * (usual - low) > 0 else None
+
+
+def _beginning(line: Sequence[float]) -> float:
+    """Return where a line begins; where its first value is a spike itself, its second one."""
+    return line[1] if len(line) > 1 and line[0] > 8 * line[1] else line[0]
+
+
+def bars(heights: Sequence[float], outline: Sequence[float], names: Sequence[str], title: str) -> Draw:
     """Draw a silo's share of each class as bars, and that of all silos as a line over them."""
 
     def draw(palette: Palette, width: float) -> Figure:
-        figure, axes = _axes(width, 1.35 if width == SMALL else 2.6)
+        longest = min(10, max(map(len, names), default=0))
+        figure, axes = _axes(width, (1.35 if width == SMALL else 2.6) + 0.05 * longest)
         places = np.arange(len(heights))
         axes.bar(places, heights, width=0.9, color=palette.series[0])
         axes.stairs(outline, np.arange(len(outline) + 1) - 0.5, baseline=None, color=palette.ink, linewidth=0.9)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_locator(MaxNLocator(3))
-        axes.set_xticks([])
-        axes.set_title(title, loc="left")
+        room = (width - 0.5) * 72 / 7.5  # names of 6 points that stand on end
+        every = max(1, math.ceil(len(names) / room))
+        upright = max(map(len, names), default=0) > 1
+        axes.set_xticks(places[::every], [_label(name, 10) for name in names[::every]], fontsize=6, rotation=90 * upright)
+        axes.tick_params(axis="x", length=0, pad=1)
+        axes.grid(visible=False, axis="x")
+        axes.set_title(_label(title, 20 if width == SMALL else 80), loc="left")
         return figure
 
     return draw
 
 
-def gains(names: Sequence[str], points: Sequence[tuple[float, float, float]], label: str) -> Draw:
-    """Draw a difference and its interval for each name, in percentage points; better is to the right."""
+def gains(rows: Sequence[Gain], label: str) -> Draw:
+    """Draw differences in percentage points; better is to the right, and what the test is sure of has a colour."""
 
     def draw(palette: Palette, width: float) -> Figure:
-        figure, axes = _axes(width, 0.9 + 0.26 * len(names))
-        for place, (middle, low, high) in enumerate(points):
-            color = palette.series[2] if low > 0 else palette.series[4] if high < 0 else palette.muted
-            axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=2)
-            axes.plot([100 * middle], [place], "o", color=color, markersize=5)
+        figure, axes = _axes(width, 0.9 + 0.26 * len(rows))
+        for place, row in enumerate(rows):
+            color = palette.muted if not row.sure else palette.series[2] if row.difference > 0 else palette.series[4]
+            axes.plot([100 * row.low, 100 * row.high], [place, place], color=color, linewidth=2)
+            axes.plot([100 * row.difference], [place], "o", color=color, markersize=5)
         axes.axvline(0, color=palette.ink, linewidth=0.8)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [_label(row.name, 28 if width > NARROW else 16) for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(label)
         return figure
@@ -218,14 +273,18 @@ def matrix(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Cell], l
                 size = min(9.0, side * 72 / (len(columns) + 3) / 2.4)
                 axes.text(cell.column, cell.row, cell.word, ha="center", va="center", color=palette.ink, fontsize=size)
         many = len(columns) > 12
+        labels_x, labels_y = [_label(name, 16) for name in columns], [_label(name, 16) for name in rows]
         every = math.ceil(len(columns) * 6.5 / (side * 72 * 0.86)) if many else 1  # letters below 6.5 points cannot be read
         size = 6.5 if many else 8.5
-        turn = 0 if all(len(name) < 3 for name in columns) else 30 if worded and side > WIDE / 2 else 90
-        shown = columns[::every]
+        turn = 0 if all(len(name) < 3 for name in labels_x) else 30 if worded and side > WIDE / 2 else 90
         axes.set_xticks(
-            range(0, len(columns), every), shown, fontsize=size, rotation=turn, ha="right" if turn == 30 else "center"
+            range(0, len(columns), every),
+            labels_x[::every],
+            fontsize=size,
+            rotation=turn,
+            ha="right" if turn == 30 else "center",
         )
-        axes.set_yticks(range(0, len(rows), every), rows[::every], fontsize=size)
+        axes.set_yticks(range(0, len(rows), every), labels_y[::every], fontsize=size)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(visible=many)
@@ -333,7 +392,7 @@ def participation(names: Sequence[str], states: Sequence[Sequence[str]]) -> Draw
                               label="" if word in told else word)  # fmt: skip
                     told.add(word)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [_label(name, 28 if width > NARROW else 16) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0.4, max((len(row) for row in states), default=1) + 0.6)
         axes.grid(visible=False)
@@ -347,6 +406,15 @@ def participation(names: Sequence[str], states: Sequence[Sequence[str]]) -> Draw
 def _phase_color(palette: Palette, phase: str, index: int) -> str:
     colors = dict(zip(PHASES, (1, 3, 0, 7, 2, 6), strict=True))
     return palette.grid if phase == "other" else palette.series[colors.get(phase, index)]
+
+
+def _label(name: str, most: int = 28) -> str:
+    """Make a name fit beside a drawing: escaped, and cut where it is long."""
+    text = shown(name)
+    widths = accumulate(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+    inside = sum(total < most for total in widths)
+    text = text if len(text) <= inside + 1 else f"{text[:inside]}…"
+    return f" {text}" if text.startswith("_") else text  # what begins with _ is left out of legends
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

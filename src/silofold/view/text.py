@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from silofold.core.console import shown
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """Write a share as per cent; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}%}"
+    """Write a share as per cent; ``n/a`` where there is none."""
+    return "n/a" if value is None else f"{value:.{digits}%}"
 
 
 def interval(low: float | None, high: float | None) -> str:
     """Write the two ends of an interval of a share."""
     return "–" if low is None or high is None else f"[{low:.1%}, {high:.1%}]"
+
+
+def number(value: float | None) -> str:
+    """Write a loss; ``n/a`` where there is none."""
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+def names(every: Sequence[str], most: int = 5) -> str:
+    """List names, the first few of many."""
+    rest = len(every) - most
+    return ", ".join(every[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def points(difference: float) -> str:
@@ -47,8 +60,8 @@ def span(seconds: float) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Set a table in columns: the first to the left, the others to the right."""
-    every = [list(header), *map(list, rows)]
+    """Set a table in columns, the first to the left, the others to the right; control characters of names are escaped."""
+    every = [[shown(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in every) for column in range(len(header))]
     lines = [
         "  ".join(f"{cell:{'<' if column == 0 else '>'}{widths[column]}}" for column, cell in enumerate(row)).rstrip()

@@ -28,6 +28,12 @@ def test_what_is_said() -> None:
         assert story in said, said
 
 
+def test_what_is_said_before_the_first_round() -> None:
+    story = "the ranks start"
+    assert f"now      {story}" in live.lines(live.State([], 8, 3.0, 3.0, now=story), 200)
+    assert story not in "".join(live.lines(live.State([summary(1)], 8, 3.0, 3.0, now=story), 200))
+
+
 def test_time_that_is_left() -> None:
     assert live.left(live.State([], 8, 0.0, 0.0)) is None
     rounds = [summary(number) for number in (1, 2, 3)]
@@ -39,7 +45,7 @@ def test_time_that_is_left() -> None:
 def test_words() -> None:
     assert (text.percent(0.12345), text.percent(None), text.points(0.1), text.points(-0.02)) == (
         "12.35%",
-        "–",
+        "n/a",
         "+10.00",
         "-2.00",
     )
