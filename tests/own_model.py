@@ -33,3 +33,45 @@ class Sleepy(Net):
         if self.training and len(images) == 8:
             time.sleep(1.0)
         return super().forward(images)
+
+
+class Pictures(nn.Sequential):
+    """Convolutions with batch normalisation, which takes a last batch of one picture."""
+
+    def __init__(self, classes: int, image_shape: tuple[int, ...]) -> None:
+        places = (image_shape[0] // 4) * (image_shape[1] // 4)
+        super().__init__(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4), nn.Dropout(0.1), nn.Flatten(),
+            nn.Linear(8 * places, classes),
+        )  # fmt: skip
+
+
+class Plain(nn.Sequential):
+    """Dropout, and no buffer."""
+
+    def __init__(self, classes: int, image_shape: tuple[int, ...]) -> None:
+        super().__init__(
+            nn.Flatten(), nn.Linear(math.prod(image_shape), 24), nn.Dropout(0.2), nn.ReLU(), nn.Linear(24, classes)
+        )
+
+
+class Frozen(Plain):
+    """Its first layer is not trained."""
+
+    def __init__(self, classes: int, image_shape: tuple[int, ...]) -> None:
+        super().__init__(classes, image_shape)
+        self[1].requires_grad_(requires_grad=False)
+
+
+class Spare(Plain):
+    """A parameter that the loss does not depend on."""
+
+    def __init__(self, classes: int, image_shape: tuple[int, ...]) -> None:
+        super().__init__(classes, image_shape)
+        self.spare = nn.Parameter(torch.ones(50))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, H, W) images to (B, classes) logits, by the layers alone."""
+        for layer in list(self)[:5]:
+            images = layer(images)
+        return images

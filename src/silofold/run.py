@@ -30,10 +30,11 @@ from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.core import console
+from silofold.core.elements import Elements
 from silofold.core.endings import RESUMABLE
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SchemaError, SilofoldError
-from silofold.messages import Over, Regroup, Summary
+from silofold.messages import Over, Regroup, Summary, sha256
 from silofold.record import checkpoint, control, history, log, surroundings
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
@@ -266,16 +267,11 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
             raise RunFolderError("run-write", f"{fault.filename}: {fault.strerror}") from None
     with world.together():
         trainee = _host(world, job) if kind in {"worker", "standby"} else None
-        parameters = trainee[0].model.size if trainee else 0
-    sizes = [int(answer) for answer in world.gather(str(parameters).encode())]
+    elements = _agree_on_elements(world, layout, trainee[0].model.elements if trainee else None)
     with world.together():
-        if len(set(sizes[layout.worker_ranks.start :])) != 1:
-            raise ConfigError(
-                "model-unequal", f"workers built models of different sizes: {sizes[layout.worker_ranks.start :]}"
-            )
-        slices = topology.shard_slices(sizes[-1], layout.servers)
+        slices = topology.shard_slices(elements.size, layout.servers)
     beginning = _restore_point(world, job, request, beginning, slices)
-    job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids)
+    job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids, elements=elements)
     node = _node(world, job, slices[-1].stop)
     _hand_out(world, job, trainee[0].model.host if trainee else None, slices, node)
     environment = _environment(world.places[world.rank][0], trainee)
@@ -470,6 +466,22 @@ def _host(world: World, job: Job) -> Trainee:
     return trainer, shelf, device.describe(place)
 
 
+def _agree_on_elements(world: World, layout: topology.Layout, mine: Elements | None) -> Elements:
+    """Share the table of elements, which must be the same on every rank that trains."""
+    first, text = layout.worker_ranks.start, msgspec.json.encode(mine) if mine else b""
+    told = world.gather(text if world.rank == first else sha256(text).encode())
+    shared = msgspec.json.decode(told[first], type=Elements)
+    expected = sha256(told[first]).encode()
+    unequal = [rank for rank in range(first + 1, world.size) if told[rank] != expected]
+    with world.together():
+        if world.rank in unequal and mine:
+            raise ConfigError(
+                "model-unequal",
+                f"rank {world.rank} built another model than rank {first}: here | there: {mine.difference(shared)}",
+            )
+    return shared
+
+
 def _restore_point(world: World, job: Job, request: Request, beginning: Beginning, slices: list[slice]) -> Beginning:
     """Find the newest checkpoint whose every byte is what was written; servers share the reading."""
     if beginning.after == 0:
@@ -647,6 +659,7 @@ def _record(job: Job, slices: list[slice], people: list[dict[str, Any]]) -> dict
     """Everything that a reader of ``run.json`` needs to judge, repeat or replay the run."""
     record = facts(job.settings, job.data, job.start_round, slices[-1].stop)
     record["versions"]["mpi"] = worlds.library_version()
+    record["elements"] = job.elements.described()
     return record | {"ranks": [{"rank": rank, "role": job.layout.title(rank)} | one for rank, one in enumerate(people)]}
 
 

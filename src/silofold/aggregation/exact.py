@@ -49,6 +49,30 @@ def in_range(largest: float, total_weight: int) -> bool:
     return largest < LARGEST and (largest + 1 / SCALE) * total_weight < LIMIT
 
 
+def limit(total_weight: int) -> float:
+    """Return the magnitude below which an update is `in_range`."""
+    return min(LARGEST, LIMIT / total_weight - 1 / SCALE)
+
+
+def out_of_range(element: str, moved: float, total_weight: int) -> str:
+    """Say of an update that is not `in_range` why, and what to do.
+
+    Parameters
+    ----------
+    element
+        Name of its largest element.
+    moved
+        That element.
+    total_weight
+        As for `in_range`.
+    """
+    return (
+        f"the update is out of the range of exact sums: {element} moved by {moved:.6g}, "
+        f"the limit is {limit(total_weight):,.6g} (2^31 over the sum of weights, {total_weight:,}); "
+        'reduction = "float32" has none, equal weights a higher one; inputs of about 1 or group norm keep values small'
+    )
+
+
 def add(total: NDArray[np.int64], update: NDArray[np.float32], weight: int, *, first: bool = False) -> None:
     """Add weight × update to a fixed-point sum, in place.
 

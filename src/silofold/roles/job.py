@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from silofold import topology
 from silofold.comm import waiting
+from silofold.core.elements import Elements
 from silofold.errors import RequeueError
 from silofold.messages import Alive, AnyMessage, Expel, Gone, Halt, Here, Over, Plan, Ready, Regroup, SiloSummary
 
@@ -80,6 +81,8 @@ class Job:
         The recorded rounds that a replay follows; empty otherwise.
     reach
         Ranks that see the file of each silo, where silos are to be near their files; none: all ranks see all.
+    elements
+        What the flat vector is made of.
     """
 
     settings: Settings
@@ -92,6 +95,7 @@ class Job:
     voids: int = 0
     script: dict[int, Summary] = field(default_factory=dict)
     reach: tuple[frozenset[int], ...] | None = None
+    elements: Elements = field(default_factory=Elements)
 
     @functools.cached_property
     def examples(self) -> list[int]:
@@ -122,6 +126,11 @@ class Job:
             return None
         workers = {rank: index for index, rank in enumerate(self.layout.worker_ranks)}
         return [frozenset(workers[rank] for rank in ranks if rank in workers) for ranks in self.reach]
+
+    @property
+    def sums_exactly(self) -> bool:
+        """Whether updates are added as integers, which bounds them."""
+        return self.settings.reduction == "exact" and self.strategy.needs == "sum"
 
     @property
     def silence(self) -> float:

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silofold import plugins, topology
-from silofold.aggregation import exact
+from silofold.aggregation import buffers, exact
 from silofold.messages import Applied, Moved, Saved, Tally, sha256
 from silofold.record import checkpoint
 from silofold.roles import job as jobs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from silofold.comm.window import Node
     from silofold.comm.world import World
+    from silofold.core.elements import Kind
     from silofold.messages import Plan
     from silofold.protocols import ServerOptimizer, Strategy
     from silofold.roles.job import Job
@@ -36,8 +39,12 @@ def move(
     strategy: Strategy,
     optimizer: ServerOptimizer,
     state: dict[str, NDArray[np.float64]],
+    runs: Sequence[tuple[slice, Kind]] | None = None,
 ) -> None:
     """Combine what was received and move a shard by it, in place.
+
+    The optimizer moves trained elements alone. All others take the strategy's result as it is: buffers their mean, and
+    frozen ones the zero that silos send of them, unless the model itself writes into them.
 
     Parameters
     ----------
@@ -52,14 +59,31 @@ def move(
     strategy, optimizer
         What is done.
     state
-        The optimizer's, (L,) float64 each.
+        The optimizer's, (L,) float64 each; that of other than trained elements stays as it is.
+    runs
+        The shard cut by the kind of its elements, see `Elements.runs`; none: all are trained.
     """
+    slack = buffers.rounding(received, len(weights))
     for start in range(0, len(shard), BLOCK):
-        part = slice(start, start + BLOCK)
+        part = slice(start, min(start + BLOCK, len(shard)))
         block = received[..., part]
         updates = exact.value(block) if block.dtype == np.int64 else block.astype(np.float64)
         combined = strategy.combine(updates if order is None else updates[order], weights)
-        optimizer.step(shard[part], combined, {name: array[part] for name, array in state.items()})
+        for piece, kind in _cut(part, runs):
+            change = combined[piece.start - start : piece.stop - start]
+            if kind == "trained":
+                optimizer.step(shard[piece], change, {name: array[piece] for name, array in state.items()})
+            else:
+                buffers.add(shard[piece], change, slack)
+
+
+def _cut(part: slice, runs: Sequence[tuple[slice, Kind]] | None) -> Iterator[tuple[slice, Kind]]:
+    """Cut a block by the kind of its elements."""
+    whole: list[tuple[slice, Kind]] = [(part, "trained")]
+    for run, kind in whole if runs is None else runs:
+        start, stop = max(run.start, part.start), min(run.stop, part.stop)
+        if start < stop:
+            yield slice(start, stop), kind
 
 
 class Server:
@@ -87,6 +111,7 @@ class Server:
         self._shard = job.layout.role(world.rank)[1]
         self.vector = vector
         self._optimizer: ServerOptimizer = plugins.load("server_optimizer", job.settings.server_optimizer)
+        self._runs = job.elements.runs(span)
         self._state = self._optimizer.start(len(vector))
         for name, array in (state or {}).items():
             self._state[name][:] = array
@@ -145,7 +170,7 @@ class Server:
         reduced = time.perf_counter()
         order = self._by_silo(tally) if self._job.strategy.needs == "each" else None
         weights = np.array(tally.weights, np.int64)
-        move(self.vector, received, weights, order, self._job.strategy, self._optimizer, self._state)
+        move(self.vector, received, weights, order, self._job.strategy, self._optimizer, self._state, self._runs)
         done = time.perf_counter()
         logger.info("round %d: reduced %.4f s, applied %.4f s", tally.round, reduced - self._clock, done - reduced)
         digest = sha256(self.vector.astype("<f4", copy=False).data)

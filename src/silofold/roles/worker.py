@@ -213,8 +213,7 @@ class Worker:
             update[0] = math.nan
         reason = done.reason
         weight = self._job.strategy.weight(examples)
-        if not reason and not exact.in_range(extreme := largest(update), plan.total_weight):
-            reason = f"the update is out of range: its largest element is {extreme:g}"
+        reason = reason or self._objection(update, plan.total_weight)
         if not reason:
             if self._job.strategy.needs == "each":
                 self._rows[silo] = update.cpu().numpy().copy()
@@ -228,6 +227,17 @@ class Worker:
             silo, examples, done.steps, done.seen, done.loss_sum if not reason else 0.0, done.correct, done.seconds,
             finished=not reason, elements=elements, reason=reason,
         )  # fmt: skip
+
+    def _objection(self, update: torch.Tensor, total_weight: int) -> str:
+        """Say why a (P,) float32 update cannot be added; empty if it can."""
+        extreme = largest(update)
+        if math.isfinite(extreme) and (not self._job.sums_exactly or exact.in_range(extreme, total_weight)):
+            return ""
+        at = int(torch.nan_to_num(update, nan=math.inf).abs().argmax())
+        element, moved = self._job.elements.at(at), float(update[at])
+        if not math.isfinite(extreme):
+            return f"the update is not finite: {element} moved by {moved:g}"
+        return exact.out_of_range(element, moved, total_weight)
 
     def _save(self, plan: Plan, *, first: bool) -> None:
         """Write what the plan or the settings ask for: kept momentum, the worker's own copy, the final model."""

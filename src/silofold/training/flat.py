@@ -1,8 +1,8 @@
 """A model whose parameters are views of one flat vector, so that sending it needs no packing.
 
-The vector holds the parameters in the model's order, then its floating-point buffers (the running statistics of
-BatchNorm: they are averaged like parameters). Other buffers start each silo's training as the model was built, so that
-nothing is carried from one silo to the next.
+The vector holds the trainable parameters in the model's order, then the frozen ones, then the floating-point buffers (the
+running statistics of BatchNorm). Its table of elements tells them apart: no server optimizer and no weight decay moves a
+buffer. Other buffers start each silo's training as the model was built, so that nothing is carried from silo to silo.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from silofold.core import elements
 from silofold.errors import PluginError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 ALIGNMENT = 64
@@ -36,6 +39,10 @@ class FlatModel:
     ----------
     module : torch.nn.Module
         The model itself.
+    elements : silofold.core.elements.Elements
+        What the vector is made of.
+    parameters : list of torch.nn.Parameter
+        The trainable ones, in the vector's order.
     vector : torch.Tensor
         (P,) float32 on `device`; parameters and floating-point buffers are views of it.
     gradient : torch.Tensor
@@ -56,6 +63,7 @@ class FlatModel:
         frozen = [(name, value) for name, value in module.named_parameters() if not value.requires_grad]
         buffers = [(name, value) for name, value in module.named_buffers() if value.is_floating_point()]
         entries = [*trainable, *frozen, *buffers]
+        self.parameters = [value for _, value in trainable]
         if not trainable:
             raise PluginError("model-parameters", f"model {type(module).__name__} has no trainable parameter")
         for name, value in entries:
@@ -63,6 +71,7 @@ class FlatModel:
                 raise PluginError(
                     "model-parameters", f"model {type(module).__name__}: {name} is {value.dtype}, expected torch.float32"
                 )
+        self.elements = elements.lay_out(trained=_shapes(trainable), frozen=_shapes(frozen), buffer=_shapes(buffers))
         kept = [value for _, value in module.named_buffers() if not value.is_floating_point()]
         self._kept = [(value, value.clone()) for value in kept]
         self.size = sum(value.numel() for _, value in entries)
@@ -110,6 +119,10 @@ class FlatModel:
         file = io.BytesIO()
         torch.save(state, file)
         return file.getvalue()
+
+
+def _shapes(named: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(value.shape)) for name, value in named]
 
 
 def aligned(size: int, dtype: type[np.generic] = np.float32) -> NDArray[np.float32]:

@@ -97,12 +97,17 @@ class GraphStep(Step):
         self._kept.copy_(self.momentum)
         return super().end()
 
+    def _watch(self) -> None:
+        """Nothing at the begin of a silo: replays run no hooks."""
+
     def _record(self, images: torch.Tensor, labels: torch.Tensor) -> Recorded:
         """Capture the step, and leave everything that its warm-up moves as it was, dropout's generator included."""
         moved = [*self._model.state, self.momentum, self._loss_sum, self._correct]
         before = [value.clone() for value in moved]
+        super()._watch()  # what a graph does is settled when it is captured, whichever silo trains then
         with drawing_from(self._generator):
             replay = capture(lambda: Step.__call__(self, images, labels), self.stream, self._pool)
+        self._unreached.leave()
         for value, old in zip(moved, before, strict=True):
             value.copy_(old)
         return Recorded(images, labels, replay)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional
 
+from silofold.training.unreached import Unreached
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -128,6 +130,7 @@ class Step:
         self._model, self._settings, self.momentum = model, settings, torch.empty(0, device=device)
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._unreached = Unreached(())
 
     def seed(self, seed: int) -> None:
         """Seed what models with dropout draw from."""
@@ -138,6 +141,13 @@ class Step:
         self.momentum = momentum
         self._loss_sum.zero_()
         self._correct.zero_()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Find out anew which parameters weight decay must leave alone: each silo's training tells for itself."""
+        self._unreached.leave()
+        if self._settings.weight_decay:
+            self._unreached = Unreached(self._model.parameters)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Move the model by one batch of (B, C, H, W) uint8 images and (B,) int64 labels."""
@@ -148,19 +158,23 @@ class Step:
         gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            descend(self._model.trainable, gradient, self.momentum, self._settings)
+            descend(self._model.trainable, gradient, self.momentum, self._settings, self._unreached)
             self._loss_sum += loss * len(labels)
             self._correct += (logits.argmax(1) == labels).sum()
 
     def end(self) -> tuple[float, int]:
         """Return the loss summed over the examples since `begin`, and how many of them were right."""
+        self._unreached.leave()
         return float(self._loss_sum), int(self._correct)
 
 
-def descend(weights: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tensor, settings: Local) -> None:
-    """Move weights by SGD, in place; arrays of one shape, (T,) or (K, T) float32. The gradient is used up."""
+def descend(
+    weights: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tensor, settings: Local, unreached: Unreached
+) -> None:
+    """Move weights by SGD, in place; (T,) float32 each. The gradient is used up."""
     if settings.weight_decay:
         gradient.add_(weights, alpha=settings.weight_decay)
+        unreached.still()
     if settings.momentum:
         momentum.mul_(settings.momentum).add_(gradient)
     weights.add_(momentum if settings.momentum else gradient, alpha=-settings.lr)
