@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, product
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 import console
+from silofold.data import space
 from silofold.data.silo import SPLITS, replacing
 from silofold.errors import SchemaError
 from tree import COMBINED, Combined, entries, kind_of, subfolders, writers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -64,10 +68,20 @@ def _merge(task: tuple[Path, tuple[str, ...], Path]) -> dict[str, dict[str, int]
                 target = dataset / split / label
                 target.mkdir(exist_ok=True)
                 for picture in entries(home / label):
+                    if not picture.is_file():  # a FIFO would wait for ever, and a device has no end
+                        raise SchemaError("picture-read", f"{picture.path}: found no regular file, expected a picture")
                     shutil.copyfile(picture.path, target / f"{user}_{picture.name}")
                     found[split] += 1
         counts[user] = {split: found[split] for split in SPLITS}
     return counts
+
+
+def _sizes(source: Path, users: Iterable[str]) -> Iterator[int]:
+    """Tell the size of every file that is to be copied."""
+    for user, split in product(users, SPLITS):
+        home = source / user / split
+        for label in subfolders(home) if home.exists() else ():
+            yield from (picture.stat().st_size for picture in entries(home / label) if picture.is_file())
 
 
 def _check_names(users: tuple[str, ...]) -> None:
@@ -98,6 +112,7 @@ def main() -> int:
     _check_names(users)
     groups = spread(users, arguments.silos)
     with console.new_folder(arguments.out) as partial:
+        space.check(partial, space.of_files(partial, _sizes(arguments.folder, users)), arguments.out)
         tasks = [(arguments.folder, group, partial / f"dataset_{silo}") for silo, group in enumerate(groups)]
         counts = list(console.each(_merge, tasks, arguments.jobs, "dataset"))
         datasets = {f"dataset_{silo}": found for silo, found in enumerate(counts)}

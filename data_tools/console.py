@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Never, TypeVar
 
 from tqdm import tqdm
 
+from silofold.core.console import shown
 from silofold.errors import SchemaError, SilofoldError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Never:
         """End the tool with what is wrong with its arguments."""
-        self.exit(2, f"error: {message}; {self.prog} --help tells the arguments\n")
+        self.exit(2, f"error: {shown(message)}; {self.prog} --help tells the arguments\n")
 
     def add_jobs(self) -> None:
         """Add the option for the number of processes."""
@@ -65,7 +66,7 @@ def run(main: Callable[[], int]) -> Never:
         message, code = os_reason(error), 2
     except KeyboardInterrupt:
         message, code = "interrupted, nothing was kept", 130
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {shown(message)}\n")
     sys.stdout.flush()
     # Not sys.exit: it joins the threads of a pool that was broken off, and those may wait for ever for one another.
     os._exit(code)
@@ -89,7 +90,7 @@ def os_reason(error: OSError) -> str:
 
 def warn(message: str) -> None:
     """Tell of something that does not stop the tool."""
-    sys.stderr.write(f"warning: {message}\n")
+    sys.stderr.write(f"warning: {shown(message)}\n")
 
 
 def each(work: Callable[[T], R], tasks: Sequence[T], jobs: int, unit: str) -> Iterator[R]:

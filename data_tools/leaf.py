@@ -8,28 +8,38 @@ A writer whose pictures lie in several shards comes together, shards in the orde
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
 import msgspec
 import numpy as np
 from PIL import Image
 
 import console
+from silofold.core import guarded
+from silofold.data import space
 from silofold.data.silo import SPLITS, SplitName
 from silofold.errors import SchemaError
-from tree import FEMNIST, natural
+from tree import FEMNIST, foreign_splits, shard_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-SIDE = 28
+SIDE: Final = 28
+MOST_BYTES: Final = 4096 * guarded.MIB
 # Gray values are multiples of 1/255; float32 text strays from them by at most 3e-5 of a step.
-_STEP_ERROR = 1e-3
+_STEP_ERROR: Final = 1e-3
+_BLOCK: Final = 256
+_NUMBER_BYTES: Final = 64
+_NAME_BYTES: Final = 200
+_ROW: Final = re.compile(rb"\s*([\[,])\s*(\[[^\[\]]*\])")
+_END: Final = re.compile(rb"\s*\]\s*|\s*\[\s*\]\s*")
 
 
 class _User(msgspec.Struct):
@@ -45,11 +55,20 @@ class _Shard(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Shard:
-    """One JSON file: where it is, its split, and how many pictures of each of its users earlier shards hold."""
+    """One JSON file: where it is, its split, how many pictures each user has in it, and how many earlier shards hold."""
 
     path: Path
     split: SplitName
+    counts: dict[str, int]
     offsets: dict[str, int]
+
+
+class _Part(NamedTuple):
+    """A user's pictures in one shard: how many, and what their text is told from others by."""
+
+    pictures: int
+    length: int
+    checksum: int
 
 
 def shards(folder: Path, jobs: int) -> list[Shard]:
@@ -58,20 +77,42 @@ def shards(folder: Path, jobs: int) -> list[Shard]:
     Raises
     ------
     SchemaError
-        A shard is unreadable or contradicts itself.
+        A shard is unreadable or contradicts itself, a user's pictures stand in two, or a user has none.
     """
+    foreign_splits(folder)
     found: list[Shard] = []
+    homes: dict[tuple[str, _Part], Path] = {}
     for split in SPLITS:
-        paths = sorted((folder / split).glob("*.json"), key=lambda path: natural(path.name))
+        paths = shard_files(folder / split)
         seen: Counter[str] = Counter()
-        for path, sizes in zip(paths, console.each(_sizes, paths, jobs, "shard"), strict=True):
-            found.append(Shard(path, split, {user: seen[user] for user in sizes}))
-            seen.update(sizes)
+        for path, parts in zip(paths, console.each(_parts, paths, jobs, "shard"), strict=True):
+            for user, part in parts.items():
+                other = homes.setdefault((user, part), path)
+                if part.pictures and other != path:
+                    raise SchemaError(
+                        "leaf-shard", f"{path}: user {user}: found the same pictures as in {other}, expected them once"
+                    )
+            counts = {user: part.pictures for user, part in parts.items()}
+            found.append(Shard(path, split, counts, {user: seen[user] for user in counts}))
+            seen.update(counts)
+    _check_users(folder, found)
     return found
 
 
+def _check_users(folder: Path, found: list[Shard]) -> None:
+    total: Counter[str] = Counter()
+    for shard in found:
+        total.update(shard.counts)
+    if not total:
+        raise SchemaError("leaf-user", f"{folder}: found no user in {len(found)} shards, expected at least 1")
+    empty = next((user for user, count in total.items() if not count), None)
+    if empty is not None:
+        where = next(shard.path for shard in found if empty in shard.counts)
+        raise SchemaError("leaf-user", f"{where}: user {empty}: found no picture in any shard, expected at least 1")
+
+
 def read_shard(path: Path) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.int32]]]:
-    """Yield user, pictures (N, 28, 28) and labels (N,) of a shard, holding the file's text and one user's numbers.
+    """Yield user, pictures (N, 28, 28) and labels (N,) of a shard, holding the file's text and some pictures' numbers.
 
     Raises
     ------
@@ -79,54 +120,93 @@ def read_shard(path: Path) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.
         The text is damaged, or a number is not what FEMNIST has there.
     """
     for user, data in _decode(path).user_data.items():
-        where = f"{path}: user {user}"
+        where, size = f"{path}: user {user}: x", len(data.y)
+        rows = _rows(where, memoryview(data.x))
+        if 2 * SIDE * SIDE * size > memoryview(data.x).nbytes:  # before space is taken for what cannot be there
+            raise SchemaError("leaf-shard", f"{where}: found fewer pictures than {size} labels, expected as many")
+        images = np.empty((size, SIDE * SIDE), np.uint8)
+        done = 0
+        while block := list(itertools.islice(rows, _BLOCK)):
+            if done + len(block) > size:
+                raise SchemaError("leaf-shard", f"{where}: found more pictures than {size} labels, expected as many")
+            images[done : done + len(block)] = _gray(where, block)
+            done += len(block)
+        if done != size:
+            raise SchemaError("leaf-shard", f"{where}: found {done} pictures, expected {size}, as many as labels")
+        yield user, images.reshape(-1, SIDE, SIDE), np.array(data.y, np.int32)
+
+
+def _rows(where: str, text: memoryview) -> Iterator[list[float]]:
+    """Decode a list of pictures one by one: as Python floats, all at once would take thirty times their pixels."""
+    at = number = 0
+    while (row := _ROW.match(text, at)) and row[1] == (b"," if number else b"["):
+        at = row.end()
+        if len(row[2]) > SIDE * SIDE * _NUMBER_BYTES:
+            raise SchemaError("leaf-shard", f"{where}: picture {number}: found {len(row[2])} bytes, expected 784 numbers")
         try:
-            steps = np.array(msgspec.json.decode(data.x, type=list[list[float]]), np.float64).reshape(len(data.y), -1)
-        except (msgspec.DecodeError, ValueError) as error:
+            values = msgspec.json.decode(row[2], type=list[float])
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+            raise SchemaError("leaf-shard", f"{where}: picture {number}: {error}, expected numbers") from error
+        if len(values) != SIDE * SIDE:
             raise SchemaError(
-                "leaf-shard", f"{where}: x: {error}, expected {len(data.y)} lists of {SIDE * SIDE} numbers"
-            ) from error
-        if data.y and steps.shape[1] != SIDE * SIDE:
-            raise SchemaError(
-                "leaf-shard", f"{where}: x: found {steps.size} numbers, expected {len(data.y)} times {SIDE * SIDE}"
+                "leaf-shard", f"{where}: picture {number}: found {len(values)} numbers, expected {SIDE * SIDE}"
             )
-        steps *= 255
-        pixels = np.rint(steps)
-        good = (np.abs(steps - pixels) <= _STEP_ERROR) & (pixels >= 0) & (pixels <= 255)
-        if not good.all():
-            raise SchemaError("leaf-shard", f"{where}: x: found {steps[~good][0] / 255!r}, expected u8/255")
-        yield user, pixels.astype(np.uint8).reshape(-1, SIDE, SIDE), np.array(data.y, np.int32)
+        yield values
+        number += 1
+    if not _END.fullmatch(text, at):
+        raise SchemaError("leaf-shard", f"{where}: found no list of pictures, expected lists of {SIDE * SIDE} numbers")
+
+
+def _gray(where: str, rows: list[list[float]]) -> NDArray[np.uint8]:
+    steps = np.array(rows, np.float64)
+    steps *= 255
+    pixels = np.rint(steps)
+    good = (np.abs(steps - pixels) <= _STEP_ERROR) & (pixels >= 0) & (pixels <= 255)
+    if not good.all():
+        raise SchemaError("leaf-shard", f"{where}: found {float(steps[~good][0]) / 255!r}, expected u8/255")
+    return pixels.astype(np.uint8)
 
 
 def _decode(path: Path) -> _Shard:
     try:
-        shard = msgspec.json.decode(path.read_bytes(), type=_Shard)
+        text = guarded.read(path, MOST_BYTES)
+        shard = msgspec.json.decode(text, type=_Shard)
     except OSError as error:
         raise SchemaError("leaf-shard", console.os_reason(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except guarded.UnfitError as error:
+        raise SchemaError("leaf-shard", f"{path}: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise SchemaError(
             "leaf-shard", f"{path}: {error}, expected a LEAF shard with users, num_samples and user_data"
         ) from error
     if sorted(shard.users) != sorted(shard.user_data):
         raise SchemaError("leaf-shard", f"{path}: users and user_data name different users")
-    for user, size in zip(shard.users, shard.num_samples, strict=False):
-        labels = shard.user_data[user].y
-        if len(labels) != size:
-            raise SchemaError(
-                "leaf-shard", f"{path}: user {user}: found {len(labels)} labels, expected {size} (num_samples)"
-            )
-        strange = next((label for label in labels if not 0 <= label < len(FEMNIST)), None)
-        if strange is not None:
-            raise SchemaError("leaf-shard", f"{path}: user {user}: found label {strange}, expected 0 to {len(FEMNIST) - 1}")
-        if user in {"", ".", ".."} or "/" in user or "\0" in user:
-            raise SchemaError("leaf-user", f"{path}: found user {user!r}, expected a name that can name a folder")
+    if text.count(b'"x"') > len(shard.users) + 2 * ("x" in shard.user_data):  # JSON itself keeps the last one alone
+        raise SchemaError("leaf-shard", f"{path}: found more lists x than users, expected each user once")
     if len(shard.num_samples) != len(shard.users):
         raise SchemaError("leaf-shard", f"{path}: found {len(shard.num_samples)} num_samples, expected {len(shard.users)}")
+    for user, size in zip(shard.users, shard.num_samples, strict=True):
+        _check_user(path, user, shard.user_data[user].y, size)
     return shard
 
 
-def _sizes(path: Path) -> dict[str, int]:
-    return {user: len(data.y) for user, data in _decode(path).user_data.items()}
+def _check_user(path: Path, user: str, labels: list[int], size: int) -> None:
+    if not user or user[0] == "." or "/" in user or "\0" in user or len(user.encode()) > _NAME_BYTES:
+        raise SchemaError(
+            "leaf-user",
+            f"{path}: found user {user[:50]!r}, expected a name that can name a folder: at most {_NAME_BYTES} bytes, no /, "
+            "no dot in front",
+        )
+    if len(labels) != size:
+        raise SchemaError("leaf-shard", f"{path}: user {user}: found {len(labels)} labels, expected {size} (num_samples)")
+    strange = next((label for label in labels if not 0 <= label < len(FEMNIST)), None)
+    if strange is not None:
+        raise SchemaError("leaf-shard", f"{path}: user {user}: found label {strange}, expected 0 to {len(FEMNIST) - 1}")
+
+
+def _parts(path: Path) -> dict[str, _Part]:
+    data = _decode(path).user_data
+    return {user: _Part(len(each.y), memoryview(each.x).nbytes, crc32(memoryview(each.x))) for user, each in data.items()}
 
 
 def _export(task: tuple[Shard, Path]) -> int:
@@ -139,7 +219,8 @@ def _export(task: tuple[Shard, Path]) -> int:
         for place, image, label in zip(itertools.count(shard.offsets[user]), images, labels, strict=False):
             path = home / str(label) / f"{label}_{FEMNIST[label]}_{place}.png"
             try:
-                Image.fromarray(image).save(path)
+                with path.open("xb") as file:
+                    Image.fromarray(image).save(file, "png")
             except OSError as error:
                 raise SchemaError("data-write", f"{path}: cannot be written: {error.strerror or error}") from error
         pictures += len(labels)
@@ -154,10 +235,12 @@ def main() -> int:
     parser.add_jobs()
     arguments = parser.parse_args()
     for split in SPLITS:
-        if not any((arguments.folder / split).glob("*.json")):
+        if not shard_files(arguments.folder / split):
             raise SchemaError("leaf-shard", f"{arguments.folder / split}: found no *.json, expected LEAF's shards")
     with console.new_folder(arguments.out) as partial:
         plan = shards(arguments.folder, arguments.jobs)
+        files = sum(sum(shard.counts.values()) for shard in plan)
+        space.check(partial, files * space.of_files(partial, [1]), arguments.out)
         pictures = sum(console.each(_export, [(shard, partial) for shard in plan], arguments.jobs, "shard"))
     users = {user for shard in plan for user in shard.offsets}
     print(f"{arguments.out}: {len(users)} writers, {pictures} pictures from {len(plan)} shards")

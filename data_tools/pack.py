@@ -11,11 +11,13 @@ Pictures are turned to --mode, then brought to --size by bilinear interpolation.
 from __future__ import annotations
 
 import itertools
+import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -23,7 +25,8 @@ from PIL import Image
 import console
 from combine import first, spread
 from leaf import SIDE, Shard, read_shard, shards
-from silofold.data.picture import FAULTS, opened, pixels
+from silofold.data import space
+from silofold.data.picture import load, pixels
 from silofold.data.silo import (
     SPLITS,
     Batch,
@@ -38,7 +41,7 @@ from silofold.data.silo import (
     write_silo,
 )
 from silofold.errors import SchemaError
-from tree import FEMNIST, Kind, Picture, Tree, class_folders, kind_of, natural, read_combined, readable, writers_of
+from tree import FEMNIST, Kind, Picture, Tree, alike, class_folders, kind_of, natural, read_combined, readable, writers_of
 
 if TYPE_CHECKING:
     import argparse
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 512
+MOST_CLASSES = 8000
+"""An attribute of HDF5 holds 64 KiB, and the histogram of a split is one."""
 _FOUND = {"leaf": "LEAF JSON", "combined": "a combined tree", "raw": "a raw tree"}
 
 
@@ -56,8 +61,8 @@ class Source(Protocol):
     def pictures(self, folder: str, split: SplitName) -> Iterable[Picture]:
         """Yield the pictures of a folder in canonical order: writer, class, place."""
 
-    def load(self, picture: Picture) -> Image.Image:
-        """Open one picture."""
+    def image(self, picture: Picture, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Read one picture as (H, W) or (H, W, 3) uint8."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,9 @@ class FileSource:
         """Yield the pictures of a folder in canonical order: writer, class, place."""
         return self.tree.pictures(folder, split)
 
-    def load(self, picture: Picture) -> Image.Image:
-        """Open one picture."""
-        return opened(picture.path)
+    def image(self, picture: Picture, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Read one picture as (H, W) or (H, W, 3) uint8."""
+        return load(picture.path, shape)
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,9 @@ class SpoolSource:
             for label, part, place in sorted(rows)
         )
 
-    def load(self, picture: Picture) -> Image.Image:
-        """Open one picture."""
-        return Image.fromarray(_load_spooled(picture.path)[picture.place])
+    def image(self, picture: Picture, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Read one picture as (H, W) or (H, W, 3) uint8."""
+        return pixels(Image.fromarray(_load_spooled(picture.path)[picture.place]), shape)
 
 
 def _spooled(spool: Path, user: str, part: int, what: str) -> Path:
@@ -121,11 +126,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Packed:
-    """A silo that was packed, and the keys of its pictures: 8 bytes for each, to find duplicates by."""
+    """A silo that was packed, and of each picture its key and its writer: 12 bytes, to find duplicates by.
+
+    Parameters
+    ----------
+    notes
+        Pictures that were read though something was found in them, one line each.
+    """
 
     info: SiloInfo
     train: NDArray[np.uint64]
     test: NDArray[np.uint64]
+    writers: NDArray[np.int32]
+    notes: tuple[str, ...]
 
 
 def pack_silo(job: Job) -> Packed:
@@ -145,40 +158,43 @@ def pack_silo(job: Job) -> Packed:
                 "data-empty", f"empty silo {job.name} ({folders}): found no {split} picture, expected at least 1{hint}"
             )
     order = tuple(sorted({picture.writer for listing in listings.values() for picture in listing}))
-    keys: dict[SplitName, list[NDArray[np.uint64]]] = {split: [] for split in SPLITS}
-    splits = {
-        split: SplitStream(len(listing), _batches(job, listing, order, keys[split])) for split, listing in listings.items()
+    seen = {split: _Seen([], [], []) for split in SPLITS}
+    splits: dict[SplitName, SplitStream] = {
+        split: SplitStream(len(listing), _batches(job, listing, order, seen[split])) for split, listing in listings.items()
     }
     info = write_silo(job.path, job.name, order, job.layout, splits)
-    train, test = (np.concatenate([np.empty(0, np.uint64), *keys[split]]) for split in SPLITS)
-    return Packed(info, train, test)
+    train, test = (np.concatenate([np.empty(0, np.uint64), *seen[split].keys]) for split in SPLITS)
+    writers = np.concatenate([part for split in SPLITS for part in seen[split].writers])
+    return Packed(info, train, test, writers, tuple(note for split in SPLITS for note in seen[split].notes))
+
+
+class _Seen(NamedTuple):
+    """What stays of the pictures of a split, by batches."""
+
+    keys: list[NDArray[np.uint64]]
+    writers: list[NDArray[np.int32]]
+    notes: list[str]
 
 
 def _listing(job: Job, split: SplitName) -> list[Picture]:
     return list(itertools.chain.from_iterable(job.source.pictures(folder, split) for folder in job.folders))
 
 
-def _batches(
-    job: Job, listing: Sequence[Picture], writers: tuple[str, ...], keys: list[NDArray[np.uint64]]
-) -> Iterator[Batch]:
+def _batches(job: Job, listing: Sequence[Picture], writers: tuple[str, ...], seen: _Seen) -> Iterator[Batch]:
     place = {writer: index for index, writer in enumerate(writers)}
     for start in range(0, len(listing), BATCH):
         chunk = listing[start : start + BATCH]
         images = np.empty((len(chunk), *job.layout.image_shape), np.uint8)
-        for row, picture in enumerate(chunk):
-            images[row] = _pixels(job, picture)
-        keys.append(image_keys(images))
-        labels = np.array([picture.label for picture in chunk], np.int32)
-        yield images, labels, np.array([place[picture.writer] for picture in chunk], np.int32)
-
-
-def _pixels(job: Job, picture: Picture) -> NDArray[np.uint8]:
-    """Return one picture as (H, W) or (H, W, 3) uint8."""
-    try:
-        with job.source.load(picture) as image:
-            return pixels(image, job.layout.image_shape, picture.path)
-    except FAULTS as error:
-        raise SchemaError("picture-read", f"{picture.path}: not a readable picture: {error}") from error
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for row, picture in enumerate(chunk):
+                images[row] = job.source.image(picture, job.layout.image_shape)
+                if told:
+                    seen.notes.append(f"{picture.path}: {told[0].message}")
+                    told.clear()
+        seen.keys.append(image_keys(images))
+        seen.writers.append(np.array([place[picture.writer] for picture in chunk], np.int32))
+        yield images, np.array([picture.label for picture in chunk], np.int32), seen.writers[-1]
 
 
 def _spool(task: tuple[int, Shard, Path]) -> None:
@@ -196,6 +212,8 @@ def _leaf_source(folder: Path, spool: Path, jobs: int) -> tuple[SpoolSource, tup
     """Spool the shards; return the source and its users in name order."""
     plan = shards(folder, jobs)
     tasks = [(part, shard, spool) for part, shard in enumerate(plan)]
+    sizes = [count * (SIDE * SIDE + 4) for shard in plan for count in shard.counts.values()]
+    space.check(spool, space.of_files(spool, sizes), spool)
     for _ in console.each(_spool, tasks, jobs, "shard"):
         pass
     parts: dict[tuple[str, SplitName], tuple[int, ...]] = {}
@@ -212,6 +230,8 @@ def _classes(wish: str | None, kind: Kind, root: Path, folders: tuple[str, ...])
     if kind == "leaf":
         raise SchemaError("tool-option", f"--classes {wish}: LEAF's JSON always has the {len(FEMNIST)} classes of FEMNIST")
     names = class_folders(root, folders) if wish == "auto" else tuple(wish.split(","))
+    if len(names) > MOST_CLASSES:
+        raise SchemaError("tool-option", f"--classes: found {len(names)} classes, expected at most {MOST_CLASSES}")
     if "" in names or len(set(names)) != len(names):
         raise SchemaError("tool-option", f"--classes {wish}: found an empty or a repeated name")
     return names, list(names)
@@ -229,8 +249,8 @@ def _groups(arguments: argparse.Namespace, kind: Kind, folders: tuple[str, ...])
     return [(f"dataset_{silo}", group) for silo, group in enumerate(spread(users, arguments.silos))]
 
 
-def pack(arguments: argparse.Namespace, kind: Kind, partial: Path) -> Manifest:
-    """Pack into a folder and return its manifest.
+def pack(arguments: argparse.Namespace, kind: Kind, partial: Path) -> tuple[Manifest, list[str]]:
+    """Pack into a folder and return its manifest and what there is to warn of.
 
     Raises
     ------
@@ -257,7 +277,8 @@ def pack(arguments: argparse.Namespace, kind: Kind, partial: Path) -> Manifest:
             for number, (name, group) in enumerate(_groups(arguments, kind, folders))
         ]
         packed = list(console.each(pack_silo, jobs, arguments.jobs, "silo"))
-    return write_manifest(partial, layout, _count_duplicates(packed))
+    manifest = write_manifest(partial, layout, _count_duplicates(packed))
+    return manifest, [*_duplicates(manifest), *_alike_writers(manifest), *_in_several_silos(packed), *_notes(packed)]
 
 
 def _count_duplicates(packed: Sequence[Packed]) -> Iterator[SiloInfo]:
@@ -277,13 +298,49 @@ def _report(manifest: Manifest) -> None:
     writers = sum(len(silo.writers) for silo in manifest.silos)
     print(f"{'sum':{width}}  {len(manifest.silos):<12} {writers:7} {train:8} {test:7}")
     print(f"digest {manifest.digest}")
-    duplicates = {silo.name: silo.duplicates for silo in manifest.silos if silo.duplicates}
-    if duplicates:
-        where = ", ".join(f"{name}: {number}" for name, number in itertools.islice(duplicates.items(), 10))
-        where += ", …" if len(duplicates) > 10 else ""
-        console.warn(f"{sum(duplicates.values())} test pictures also stand in a train split ({where})")
+
+
+def _duplicates(manifest: Manifest) -> Iterator[str]:
+    """Tell of test pictures that also stand in a train split, and of writers in two silos."""
+    found = {silo.name: silo.duplicates for silo in manifest.silos if silo.duplicates}
+    if found:
+        yield f"{sum(found.values())} test pictures also stand in a train split ({_counts(found)})"
     for writer, names in overlaps(manifest.silos).items():
-        console.warn(f"writer {writer} stands in the silos {', '.join(names)}; a run refuses such a folder")
+        yield f"writer {writer} stands in the silos {', '.join(names)}; a run refuses such a folder"
+
+
+def _alike_writers(manifest: Manifest) -> Iterator[str]:
+    """Tell of writers whose names may mean one person."""
+    pairs = alike(writer for silo in manifest.silos for writer in silo.writers)
+    if pairs:
+        one, other = pairs[0]
+        more = f", and {len(pairs) - 1} more such" if len(pairs) > 1 else ""
+        yield f"writers {one!a} and {other!a} differ by case, leading zeros or Unicode form alone{more}"
+
+
+def _in_several_silos(packed: Sequence[Packed]) -> Iterator[str]:
+    """Tell of equal pictures in several silos: one writer under two names, say."""
+    keys = [np.concatenate([silo.train, silo.test]) for silo in packed]
+    values, silos = np.unique(np.concatenate([np.unique(each) for each in keys]), return_counts=True)
+    shared = values[silos > 1]
+    found: Counter[str] = Counter()
+    for silo, each in zip(packed, keys, strict=True) if len(shared) else ():
+        for writer, number in Counter(silo.writers[np.isin(each, shared)].tolist()).items():
+            found[silo.info.writers[writer]] += number
+    if found:
+        yield f"{len(shared)} pictures stand in more than one silo, under the writers {_counts(dict(found.most_common()))}"
+
+
+def _notes(packed: Sequence[Packed]) -> Iterator[str]:
+    """Tell of pictures that were read though something was found in them."""
+    notes = [note for silo in packed for note in silo.notes]
+    if notes:
+        yield f"{len(notes)} pictures were packed although something is wrong with them; the first: {notes[0]}"
+
+
+def _counts(found: dict[str, int]) -> str:
+    where = ", ".join(f"{name}: {number}" for name, number in itertools.islice(found.items(), 10))
+    return where + (", …" if len(found) > 10 else "")
 
 
 def main() -> int:
@@ -303,8 +360,10 @@ def main() -> int:
     kind = kind_of(arguments.folder)
     print(f"{arguments.folder}: found {_FOUND[kind]}")
     with console.new_folder(arguments.out) as partial:
-        manifest = pack(arguments, kind, partial)
+        manifest, told = pack(arguments, kind, partial)
     _report(manifest)
+    for line in told:
+        console.warn(line)
     return 0
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 import console
 from glyphs import GRID, REACH, TYPEFACES, fields
+from silofold.data import space
 from silofold.errors import SchemaError
 from tree import FEMNIST
 
@@ -148,6 +149,8 @@ def main() -> int:
         raise SchemaError("tool-option", f"--seed: found {arguments.seed}, expected 0 or more")
     fields()  # once here, so that the processes inherit them
     with console.new_folder(arguments.out) as partial:
+        least = int(0.8 * arguments.images_per_writer) * arguments.writers
+        space.check(partial, least * space.of_files(partial, [1]), arguments.out)
         tasks = [
             Writer(partial, number, arguments.writers, arguments.seed, arguments.images_per_writer)
             for number in range(arguments.writers)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import re
 import string
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
+from silofold.core import guarded
 from silofold.data.silo import SPLITS, SplitName
 from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 FEMNIST = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 """The 62 classes by name; the folder of each is its position."""
 COMBINED = "combine.json"
+COMBINED_MOST = 256 * guarded.MIB
+SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"}
+_LIKE_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
 
 _DATASET = re.compile(r"dataset_[0-9]+")
 _DIGITS = re.compile(r"([0-9]+)")
@@ -109,16 +114,38 @@ def kind_of(root: Path) -> Kind:
     """
     if not root.is_dir():
         raise SchemaError("tree-kind", f"{root}: no such folder")
-    if any((root / split).is_dir() and any((root / split).glob("*.json")) for split in SPLITS):
+    if any(shard_files(root / split) for split in SPLITS):
         return "leaf"
-    names = [entry.name for entry in entries(root) if entry.is_dir()]
+    names = sorted(entry.name for entry in entries(root) if entry.is_dir())
     if not any((root / name / split).is_dir() for name in names for split in SPLITS):
+        inside = [entry.name for entry in entries(root / names[0])] if names else []
+        there = f", but in {names[0]} " + ", ".join(sorted(inside)[:5]) if inside else ""
         raise SchemaError(
             "tree-kind",
             f"{root}: found neither <writer>/{{train,test}}/<class>/<picture>, nor dataset_<i>/{{train,test}}/…, "
-            "nor LEAF's {train,test}/*.json",
+            f"nor LEAF's {{train,test}}/*.json{there}",
         )
     return "combined" if all(_DATASET.fullmatch(name) for name in names) else "raw"
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """List LEAF's shards in a folder by name, numbers as numbers; hidden files, of which macOS makes some, are none."""
+    names = [entry.name for entry in entries(folder) if entry.name.endswith(".json")] if folder.is_dir() else []
+    return [folder / name for name in sorted(names, key=natural)]
+
+
+def foreign_splits(root: Path) -> None:
+    """Refuse folders beside train and test that look like a split.
+
+    Raises
+    ------
+    SchemaError
+        There is one.
+    """
+    names = sorted(entry.name for entry in entries(root) if entry.name.casefold() in _LIKE_SPLITS and entry.is_dir())
+    strange = next((name for name in names if name not in SPLITS), None)
+    if strange is not None:
+        raise SchemaError("tree-split", f"{root / strange}: found a split beside train and test, expected those two alone")
 
 
 def writers_of(root: Path) -> tuple[str, ...]:
@@ -127,20 +154,66 @@ def writers_of(root: Path) -> tuple[str, ...]:
     Raises
     ------
     SchemaError
-        A folder has neither train nor test.
+        A folder has neither train nor test, or pictures or folders beside them, which would be lost; or it is hidden.
     """
-    names = sorted(entry.name for entry in entries(root) if entry.is_dir())
+    found = entries(root)
+    names = sorted(entry.name for entry in found if entry.is_dir())
     for name in names:
-        if not any((root / name / split).is_dir() for split in SPLITS):
+        inside = entries(root / name)
+        strange = sorted(
+            entry.name for entry in inside if entry.name not in SPLITS and (entry.is_dir() or is_picture(entry))
+        )
+        if strange:
+            raise SchemaError(
+                "tree-split",
+                f"{root / name}: found {', '.join(strange[:5])}, expected train and test alone; rename or move it away",
+            )
+        if not any(entry.name in SPLITS and entry.is_dir() for entry in inside):
             raise SchemaError("tree-split", f"{root / name}: found neither train nor test, expected both")
+    stray = next((entry.path for entry in found if is_picture(entry) and not entry.is_dir()), None)
+    if stray is not None:
+        raise SchemaError("tree-kind", f"{stray}: found a picture, expected only folders there")
+    hidden = (name for name in os.listdir(root) if name.startswith("."))  # noqa: PTH208  (names alone)
+    lost = next((name for name in hidden if any((root / name / split).is_dir() for split in SPLITS)), None)
+    if lost is not None:
+        raise SchemaError("tree-names", f"{root / lost}: found a hidden folder with pictures; rename or move it away")
     return tuple(names)
 
 
+def is_picture(entry: os.DirEntry[str]) -> bool:
+    """Tell whether a name is that of a picture."""
+    return os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122  (a third of the time of Path's way)
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Find names that differ by case, leading zeros, blanks or Unicode's normal form alone."""
+    first: dict[str, str] = {}
+    pairs = []
+    for name in names:
+        folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        plain = _DIGITS.sub(lambda digits: digits[0].lstrip("0") or "0", folded)
+        if first.setdefault(plain, name) != name:
+            pairs.append((first[plain], name))
+    return pairs
+
+
 def class_folders(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Name every class folder that occurs, numbers as numbers."""
+    """Name every class folder that occurs, numbers as numbers.
+
+    Raises
+    ------
+    SchemaError
+        Two names differ so little that one class may be meant.
+    """
     homes = [root / folder / split for folder in folders for split in SPLITS]
-    names = {name for home in homes if home.is_dir() for name in subfolders(home)}
-    return tuple(sorted(names, key=natural))
+    names = sorted({name for home in homes if home.is_dir() for name in subfolders(home)}, key=natural)
+    for one, other in alike(names):
+        raise SchemaError(
+            "tree-names",
+            f"{root}: found the class folders {one!a} and {other!a}, which differ by case, leading zeros or Unicode form "
+            "alone; rename one, or name all classes with --classes if both are meant",
+        )
+    return tuple(names)
 
 
 def read_combined(root: Path) -> dict[str, tuple[str, ...]]:
@@ -155,8 +228,8 @@ def read_combined(root: Path) -> dict[str, tuple[str, ...]]:
     if not path.exists():
         return {}
     try:
-        datasets = msgspec.json.decode(path.read_bytes(), type=Combined).datasets
-    except (OSError, msgspec.DecodeError) as error:
+        datasets = guarded.decode(guarded.read(path, COMBINED_MOST), Combined).datasets
+    except (OSError, guarded.UnfitError) as error:
         raise SchemaError("tree-kind", f"{path}: {error}") from error
     return {name: tuple(users) for name, users in datasets.items()}
 

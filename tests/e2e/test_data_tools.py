@@ -333,7 +333,10 @@ def test_duplicates_are_counted_and_told(tree: Path, tmp_path: Path) -> None:
         shutil.copyfile(tree / source, tree / target)
     result = tool("pack", tree, tmp_path / "out")
     assert result.returncode == 0
-    assert result.stderr == ("warning: 2 test pictures also stand in a train split (f0001_00: 1, f0003_00: 1)\n")
+    assert result.stderr == (
+        "warning: 2 test pictures also stand in a train split (f0001_00: 1, f0003_00: 1)\n"
+        "warning: 1 pictures stand in more than one silo, under the writers f0000_00: 1, f0003_00: 1\n"
+    )
     assert [info.duplicates for info in silo.read_manifest(tmp_path / "out").silos] == [0, 1, 0, 1]
     result = tool("verify", tmp_path / "out")
     assert (result.returncode, result.stderr.count("warning: ")) == (0, 2)
@@ -388,7 +391,7 @@ def _deep(tree: Path) -> None:
 BAD_TREES: list[tuple[Callable[[Path], object] | None, tuple[object, ...], tuple[str, ...]]] = [
     (_text("f0001_00/train/0/0_x_1.png"), (), ("f0001_00/train/0/0_x_1.png", "not a readable picture")),
     (_cut, (), ("f0001_00/train/7/7_x_9.png", "not a readable picture")),
-    (_deep, (), ("f0002_00/test/0/0_x_99.png", "mode I;16", "8 bits")),
+    (_deep, (), ("f0002_00/test/0/0_x_99.png", "found 16 bits a channel, expected 8", "convert it")),
     (_rename("f0001_00/train/61", "f0001_00/train/62"), (), ("f0001_00/train/62", "the 62 from 0 to 61")),
     (_text("f0001_00/train/stray.png"), (), ("f0001_00/train/stray.png", "expected only class folders")),
     (_without("f0001_00/train"), (), ("empty silo f0001_00", "no train picture")),
@@ -496,7 +499,7 @@ BAD_SHARDS: list[tuple[Callable[[Any], object] | int, tuple[str, ...]]] = [
     (_json("user_data", "c", "x", 0, 9, value=0.5), ("user c", "found", "0.5", "expected u8/255")),
     (_json("user_data", "c", "x", 0, 9, value=2), ("user c", "2.0", "expected u8/255")),
     (_json("user_data", "c", "x", 0, 9, value=None), ("user c", "Expected `float`, got `null`")),
-    (_json("user_data", "c", "x", 0, value=[0.0] * 783), ("user c", "found 783 numbers, expected 1 times 784")),
+    (_json("user_data", "c", "x", 0, value=[0.0] * 783), ("user c", "picture 0: found 783 numbers, expected 784")),
     (_json("user_data", "c", "x", value=[]), ("user c",)),
     (_json("user_data", "c", value={"y": [3]}), ("missing required field `x`",)),
     (_json("users", value=["b"]), ("users and user_data name different users",)),
@@ -616,7 +619,7 @@ def test_killed_process_is_named_as_such(tmp_path: Path) -> None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
         os.kill(int(children[0]), signal.SIGKILL)
         _, said = process.communicate(timeout=SECONDS)
-    assert said == "error: a process of this tool was killed, out of memory perhaps; try fewer --jobs\n"
+    assert said == "error: a process of this tool was killed, out of memory perhaps; try fewer --jobs [tool-killed]\n"
     assert process.returncode == 2
     assert list(tmp_path.iterdir()) == []
 

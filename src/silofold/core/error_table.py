@@ -60,6 +60,9 @@ ERRORS: dict[str, Entry] = {
     "data-shape": Entry(BAD_INPUT, "Pictures do not fit the layout of the silo file.", "Hand over what the layout says."),
     "data-labels": Entry(BAD_INPUT, "Labels or writer indices are out of range.", "Number classes and writers from 0."),
     "data-write": Entry(BAD_INPUT, "A file of the data folder cannot be written.", "Free space, or choose another folder."),
+    "data-space": Entry(
+        BAD_INPUT, "What is to be made is larger than what is free.", "Free space, or choose another folder."
+    ),
     "manifest-values": Entry(BAD_INPUT, "silos.json is damaged or contradicts itself.", "Pack the folder again."),
     "manifest-digest": Entry(BAD_INPUT, "silos.json was changed by hand.", "Pack the folder again."),
     "picture-read": Entry(BAD_INPUT, "A file is no readable picture.", "Replace it, or leave it out."),

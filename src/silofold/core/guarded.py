@@ -25,7 +25,7 @@ class UnfitError(Exception):
     """A file or text is not one that may be read; the message says why, without its name."""
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: str | Path) -> BinaryIO:
     """Open a regular file for reading.
 
     Raises
@@ -35,14 +35,10 @@ def opened(path: Path) -> BinaryIO:
     OSError
         It cannot be opened.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without waiting for the writer of a FIFO
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise UnfitError("found no regular file, expected one")
-    return os.fdopen(handle, "rb")
+    return os.fdopen(_handle(path)[0], "rb")
 
 
-def read(path: Path, most: int) -> bytes:
+def read(path: str | Path, most: int) -> bytes:
     """Read a regular file whole.
 
     Parameters
@@ -59,11 +55,27 @@ def read(path: Path, most: int) -> bytes:
     OSError
         It cannot be read.
     """
-    with opened(path) as file:
-        data = file.read(most + 1)
+    handle, size = _handle(path)
+    data = b""
+    try:
+        # Without a file object, whose making takes longer than the reading of a small file.
+        while len(data) <= most and (piece := os.read(handle, min(max(size, 1 << 16), most) + 1)):
+            data = data + piece if data else piece
+    finally:
+        os.close(handle)
     if len(data) > most:
         raise UnfitError(f"found more than {most / MIB:g} MiB, expected at most that")
     return data
+
+
+def _handle(path: str | Path) -> tuple[int, int]:
+    """Open a regular file and tell its size."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without waiting for the writer of a FIFO
+    state = os.fstat(handle)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(handle)
+        raise UnfitError("found no regular file, expected one")
+    return handle, state.st_size
 
 
 def decode(text: bytes, kind: type[T]) -> T:

@@ -3,64 +3,92 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+import logging
+import os
+import re
+import struct
+import warnings
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from silofold.core import console, guarded
+from silofold.data import picture_file
 from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL.ImageFile import ImageFile
 
-FAULTS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What PIL raises on a file that is no picture, or a broken one."""
-_EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else what Pillow logs goes to standard error
+MOST_BYTES: Final = 128 * guarded.MIB
+MOST_PIXELS: Final = 25_000_000
+"""A decoded picture takes 4 bytes a pixel."""
+FEWER_PIXELS: Final = 12_500_000
+"""Of progressive JPEG the coefficients are held too, and CMYK beside its colours: 8 to 12 bytes a pixel."""
+_EIGHT_BIT: Final = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_BITS_PER_SAMPLE: Final = 258
+_ORIENTATION: Final = 274
+_OPENERS: Final[dict[str, Callable[[io.BytesIO], ImageFile]]] = {
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "PNG": PngImagePlugin.PngImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+"""The formats that are read, and no other: some of Pillow's start programs. Image.open would take a third longer."""
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def pixels(image: Image.Image, shape: tuple[int, ...], name: str) -> NDArray[np.uint8]:
-    """Turn a picture to gray or colour and bring it to size, by bilinear interpolation.
-
-    Parameters
-    ----------
-    shape
-        (H, W), or (H, W, 3) for colour.
-    name
-        What to call the picture in errors.
+def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read a picture file as an image of a silo's shape, and tell in one line what Pillow warns of.
 
     Raises
     ------
     SchemaError
-        Its pixels have more than 8 bits a channel.
+        It cannot be read.
     """
-    if image.mode not in _EIGHT_BIT:
-        raise SchemaError("picture-depth", f"{name}: found pixels of mode {image.mode}, expected 8 bits a channel")
-    mode = "RGB" if len(shape) == 3 else "L"
-    fitting = image if image.mode == mode else image.convert(mode)
-    fitting = fitting.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-    return np.frombuffer(fitting.tobytes(), np.uint8).reshape(shape)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        image = load(path, shape)
+    if told:
+        console.say(f"warning: {path}: {_one_line(told[0].message)}")
+    return image
 
 
-def opened(path: str | Path) -> Image.Image:
-    """Open a picture file, of which every byte is read: PIL's many small reads are faster in memory.
+def load(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read a picture file as an image of a silo's shape; who calls it decides where Pillow's warnings go.
 
-    Raises
-    ------
-    OSError
-        The file cannot be read, or is no picture.
-    """
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (a third of the time of Path's way for a small picture)
-        content = io.BytesIO(file.read())
-    try:
-        return Image.open(content)
-    except UnidentifiedImageError:
-        raise OSError("found no format of pictures that PIL knows") from None
-
-
-def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Read a picture file as an image of a silo's shape.
+    Parameters
+    ----------
+    path
+        Regular file of one picture, in a format of `picture_file.NAMES`.
+    shape
+        (H, W), or (H, W, 3) for colour.
 
     Raises
     ------
@@ -68,10 +96,39 @@ def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         It cannot be read.
     """
     try:
-        with opened(path) as image:
-            return pixels(image, shape, str(path))
-    except FAULTS as error:
-        raise SchemaError("picture-read", f"{path}: not a readable picture: {' '.join(str(error).split())}") from error
+        with _opened(path) as image:
+            with _muted() if image.format == "TIFF" else nullcontext():
+                image.load()
+            return pixels(image, shape, _turn(image))
+    except picture_file.DeepError as fault:
+        raise SchemaError("picture-depth", f"{path}: {fault}") from fault
+    except Exception as error:  # decoders raise whatever hostile bytes lead them to: KeyError, struct.error, MemoryError …
+        raise SchemaError("picture-read", f"{path}: not a readable picture: {_reason(error)}") from error
+
+
+def pixels(image: Image.Image, shape: tuple[int, ...], turn: Image.Transpose | None = None) -> NDArray[np.uint8]:
+    """Turn a picture to gray or colour, then upright, and bring it to size, by bilinear interpolation.
+
+    Transparency is dropped: what counts is the colour that is stored.
+
+    Parameters
+    ----------
+    image
+        A picture of 8 bits a channel.
+    shape
+        (H, W), or (H, W, 3) for colour.
+    turn
+        What brings it upright.
+    """
+    image.info.pop("transparency", None)  # Pillow would warn that it is lost, or look for its colour in the new mode
+    size, mode = (shape[1], shape[0]), "RGB" if len(shape) == 3 else "L"
+    fitting = image if image.mode == mode or (mode, image.mode) == ("RGB", "RGBA") else image.convert(mode)
+    if fitting.mode == "RGBA" or (mode == "RGB" and turn):
+        # by channels, which gives the same: a second copy of four bytes a pixel would be too much memory
+        fitting = Image.merge(mode, [_fit(fitting.getchannel(band), size, turn) for band in range(3)])
+    else:
+        fitting = _fit(fitting, size, turn)
+    return np.frombuffer(fitting.tobytes(), np.uint8).reshape(shape)
 
 
 def encode(image: NDArray[np.uint8]) -> bytes:
@@ -79,3 +136,94 @@ def encode(image: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "png")
     return file.getvalue()
+
+
+def _fit(image: Image.Image, size: tuple[int, int], turn: Image.Transpose | None) -> Image.Image:
+    upright = image if turn is None else image.transpose(turn)
+    return upright.resize(size, Image.Resampling.BILINEAR)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Keep a C library from writing to standard error: libtiff tells there of every fault, beside what it returns."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: nothing can be written
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _opened(path: str | Path) -> Image.Image:
+    """Open a picture file of which every byte is read, and refuse what is not to be decoded."""
+    data = guarded.read(path, MOST_BYTES)
+    kind = picture_file.check(data)
+    image = _OPENERS[kind](io.BytesIO(data))
+    costly = image.mode == "CMYK" or "progressive" in image.info
+    picture_file.bounded(*image.size, FEWER_PIXELS if costly else MOST_PIXELS)
+    if kind in {"TIFF", "WEBP", "JPEG"} and getattr(image, "is_animated", False):
+        raise picture_file.several(str(image.format))
+    bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) if hasattr(image, "tag_v2") else 8
+    if bits > 8:
+        raise picture_file.deep(bits)
+    if image.mode not in _EIGHT_BIT:
+        raise guarded.UnfitError(
+            f"found pixels of mode {image.mode}, expected gray, RGB, CMYK or a palette of 8 bits a channel"
+        )
+    return image
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Tell what brings a picture upright: its EXIF data says how the camera was held. Pillow turns TIFF by itself."""
+    if image.format == "TIFF":
+        return None
+    info = image.info
+    exif = info.get("exif")
+    if exif is None and "Raw profile type exif" in info:
+        exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
+    orientation = None if exif is None else _orientation(exif)
+    xmp = info.get("XML:com.adobe.xmp") or info.get("xmp")
+    if orientation is None and xmp:
+        found = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp.encode() if isinstance(xmp, str) else xmp)
+        orientation = int(found[1]) if found else None
+    if orientation is not None and not 0 <= orientation <= 8:
+        warnings.warn(
+            f"found the orientation {orientation} in EXIF data, expected 1 to 8; the picture was not turned", stacklevel=2
+        )
+    return _TURNS.get(orientation or 1)
+
+
+def _orientation(exif: bytes) -> int | None:
+    """Find the orientation in EXIF data without a look at any other entry, of which a hostile file may have many."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    try:
+        order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+            if tag == _ORIENTATION:
+                letter = {1: "B", 3: "H", 4: "I"}[kind]
+                return int(struct.unpack_from(f"{order}{letter}", exif, place + 8)[0])
+    except (struct.error, KeyError):
+        warnings.warn("found damaged EXIF data; the picture was not turned", stacklevel=3)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    plain = isinstance(error, OSError | ValueError | guarded.UnfitError)
+    return _one_line(error) if plain else f"{type(error).__name__} {_one_line(error)}".strip()
+
+
+def _one_line(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."

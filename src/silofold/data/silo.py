@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from silofold.data import space
 from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -522,7 +523,7 @@ def write_silo(
         raise SchemaError("data-empty", f"{path}: empty silo {name}: found no train picture, expected at least 1")
     infos: dict[SplitName, SplitInfo] = {}
     with replacing(path) as partial:
-        _reserve(partial, _most_bytes(writers, layout, splits))
+        _reserve(partial, _most_bytes(writers, layout, splits), path)
         with h5py.File(partial, "r+", libver="earliest", locking=False) as file:
             for split in SPLITS:
                 group, where = file.create_group(split), f"{path}: {split}"
@@ -532,19 +533,21 @@ def write_silo(
     return SiloInfo(name, path.name, writers, infos["train"], infos["test"])
 
 
-def _reserve(path: Path, size: int) -> None:
+def _reserve(path: Path, size: int, whole: Path) -> None:
     """Make an empty HDF5 file that owns `size` bytes of disk; closing it as HDF5 gives back what it did not need.
 
     HDF5 ends the process, or prints pages, when the disk fills up while it holds data back. So the system must say no
-    before HDF5 begins.
+    before HDF5 begins. `whole` is the name that the file will have.
     """
     with h5py.File("empty", "w", driver="core", backing_store=False, libver="earliest") as file:
         file.flush()
         empty = file.id.get_file_image()
-    with path.open("wb") as raw:
-        raw.write(empty)
-        raw.flush()
-        os.posix_fallocate(raw.fileno(), 0, size)
+    with space.one_at_a_time(path.parent):
+        space.check(path.parent, size, whole)
+        with path.open("wb") as raw:
+            raw.write(empty)
+            raw.flush()
+            os.posix_fallocate(raw.fileno(), 0, size)
 
 
 def _most_bytes(writers: tuple[str, ...], layout: Layout, splits: Mapping[SplitName, SplitStream]) -> int:
