@@ -16,10 +16,10 @@ from silofold.data.silo import Manifest, folder_faults, read_manifest, split_key
 
 def duplicate_faults(folder: Path, manifest: Manifest) -> list[str]:
     """Recount the test pictures that also stand in a train split, and compare with what the manifest says."""
-    train = np.unique(np.concatenate([split_keys(folder, silo, "train") for silo in manifest.silos]))
+    train = np.unique(np.concatenate([split_keys(folder, silo, "train", manifest) for silo in manifest.silos]))
     faults = []
     for silo in manifest.silos:
-        found = int(np.isin(split_keys(folder, silo, "test"), train).sum())
+        found = int(np.isin(split_keys(folder, silo, "test", manifest), train).sum())
         if found:
             console.warn(f"{folder / silo.file}: {found} test pictures also stand in a train split")
         if found != silo.duplicates:

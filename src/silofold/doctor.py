@@ -203,7 +203,7 @@ def judge_variables(environment: Mapping[str, str], threads: int) -> Iterator[Fi
         )
     if environment.get("HDF5_USE_FILE_LOCKING", "").upper() in {"TRUE", "1"}:
         yield warn(
-            "HDF5_USE_FILE_LOCKING=TRUE locks silo files that are only read; many parallel file systems refuse that",
+            "HDF5_USE_FILE_LOCKING=TRUE locks the files that HDF5 writes; many parallel file systems refuse that",
             "unset HDF5_USE_FILE_LOCKING, or set it to FALSE",
         )
 

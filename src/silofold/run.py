@@ -33,7 +33,7 @@ from silofold.core import console
 from silofold.core.elements import Elements
 from silofold.core.endings import RESUMABLE
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SchemaError, SilofoldError
+from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SilofoldError
 from silofold.messages import Over, Regroup, Summary, sha256
 from silofold.record import checkpoint, control, history, log, surroundings
 from silofold.record.rundir import RunFolder
@@ -301,13 +301,7 @@ def _read_inputs(world: World, request: Request) -> Inputs:
             folder = settings.data.folder
             if not folder:
                 raise ConfigError("data-missing", "no data: give --data DIR, or data.folder in the settings")
-            try:
-                manifest = (Path(folder) / silos.MANIFEST).read_bytes()
-            except OSError as fault:
-                raise SchemaError(
-                    "data-missing",
-                    f"{Path(folder) / silos.MANIFEST}: {fault.strerror}: expected a folder made by data_tools/pack.py",
-                ) from None
+            manifest = silos.manifest_bytes(Path(folder))
             if request.replay:
                 script = msgspec.json.encode(history.read(RunFolder(request.replay).metrics))
     text, manifest, script = world.share(text), world.share(manifest), world.share(script)
@@ -427,13 +421,19 @@ def _host(world: World, job: Job) -> Trainee:
     hosted = job.hosted().get(world.rank, ())
 
     splits: list[SiloSplit] = [(index, split) for index in hosted for split in silos.SPLITS]
+    mine = [job.data.silos[index] for index in hosted]
+    source = silos.Reader(folder, job.data, () if limit else mine, job.folder.path)
+    for silo in mine:
+        source.check(silo)
 
     def read(wanted: SiloSplit) -> silos.Split:
         index, split = wanted
-        return silos.read_split(folder, job.data.silos[index], split, job.data)
+        return source.read(job.data.silos[index], split)
 
     with ThreadPoolExecutor(1) as reader:
         ahead = {} if limit else {wanted: reader.submit(read, wanted) for wanted in splits}
+        if limit:
+            reader.submit(source.look_ahead)
         gc.disable()  # torch makes hundreds of thousands of objects that stay: looking for garbage among them is for nothing
         from silofold.training import build, device, local, side_by_side  # noqa: PLC0415  (torch: on workers alone)
 
@@ -459,8 +459,6 @@ def _host(world: World, job: Job) -> Trainee:
             return local.load(part.images, part.labels, place)
 
         shelf: Shelf[SiloSplit, Samples] = Shelf(load, limit)
-        for index in hosted if limit else ():
-            silos.check_presence(folder / job.data.silos[index].file)
         for wanted in splits if not limit else ():
             shelf.take(wanted)
     return trainer, shelf, device.describe(place)

@@ -53,6 +53,10 @@ ERRORS: dict[str, Entry] = {
     "data-schema": Entry(BAD_INPUT, "The silo folder is of another schema.", "Pack it with this version."),
     "data-header": Entry(BAD_INPUT, "A silo file's attributes, shapes or dtypes differ from silos.json.", "Pack it again."),
     "data-read": Entry(BAD_INPUT, "A silo file cannot be read: damaged, cut short or foreign.", "Copy or pack it again."),
+    "data-layout": Entry(
+        BAD_INPUT, "A dataset of a silo file is no contiguous block of this very file.", "Write it by pack.py or write_silo."
+    ),
+    "data-look": Entry(BAD_INPUT, "The process that looks at silo files cannot run.", "Look at what the line says it met."),
     "data-digest": Entry(BAD_INPUT, "A split's bytes are not those that silos.json tells of.", "Copy or pack it again."),
     "data-empty": Entry(
         BAD_INPUT, "A silo would have no picture where it needs some.", "Leave the silo out, or add pictures."

@@ -1,0 +1,67 @@
+"""Comparing what a silo file holds with what the manifest says of it, before any of its bytes is read."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from silofold.data.inspection import Facts, Other
+from silofold.data.schema import DTYPES, SPLITS, Manifest, SiloInfo, SplitInfo, SplitName, attributes_of, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from silofold.data.inspection import Dataset
+
+Fault = tuple[str, str]
+"""Id of an error, and what is wrong."""
+
+
+def file_faults(
+    facts: Facts, silo: SiloInfo, manifest: Manifest, size: int
+) -> tuple[list[Fault], tuple[int, int, int, int, int, int]]:
+    """Tell every fault of a silo file of so many bytes, and where the bytes of its six datasets begin if there is none."""
+    if facts.fault:
+        return [("data-read", facts.fault)], (0,) * 6
+    found = [fault for split in SPLITS for fault in split_faults(facts, split, silo, manifest, size)]
+    if found:
+        return list(dict.fromkeys(found)), (0,) * 6
+    offsets = [facts.datasets[f"{split}/{name}"].offset or 0 for split in SPLITS for name in DTYPES]
+    return [], (offsets[0], offsets[1], offsets[2], offsets[3], offsets[4], offsets[5])
+
+
+def split_faults(facts: Facts, split: SplitName, silo: SiloInfo, manifest: Manifest, size: int) -> Iterator[Fault]:
+    """Tell the faults of one split, and of the attributes that all of the file has."""
+    info: SplitInfo = getattr(silo, split)
+    for key, value in attributes_of(silo.name, silo.writers, manifest.layout, {split: info}).items():
+        expected = value.tolist() if isinstance(value, np.ndarray) else value
+        found = facts.attributes.get(key)
+        if found is None:
+            yield "data-header", f"attribute {key}: missing, expected {shortened(value)}"
+        elif found != expected:
+            shown = found.other if isinstance(found, Other) else found
+            yield "data-header", f"attribute {key}: found {shortened(shown)}, expected {shortened(value)}"
+    for name, dtype in DTYPES.items():
+        shape = (info.examples, *(manifest.image_shape if name == "images" else ()))
+        dataset = facts.datasets.get(f"{split}/{name}")
+        fault = dataset_fault(dataset, dtype, shape, size)
+        if fault:
+            yield fault[0], f"{split}/{name}: {fault[1]}"
+
+
+def dataset_fault(dataset: Dataset | None, dtype: np.dtype[Any], shape: tuple[int, ...], size: int) -> Fault | None:
+    """Tell what is wrong with a dataset that must have a type and shape, and lie in a file of so many bytes."""
+    if dataset is None or dataset.fault == "missing":
+        return "data-header", f"missing, expected a dataset {shape} of {dtype}"
+    if dataset.fault:
+        return "data-layout", f"found {dataset.fault}, expected one contiguous block of this file"
+    if dataset.shape != shape or dataset.dtype != str(dtype):
+        return "data-header", f"found {dataset.shape} of {dataset.dtype}, expected {shape} of {dtype}"
+    count = math.prod(shape) * dtype.itemsize
+    if count and dataset.offset is None:
+        return "data-layout", "found no bytes, expected one contiguous block of this file"
+    if count and not 0 < (dataset.offset or 0) <= size - count:
+        return "data-layout", f"found {count} bytes at {dataset.offset}, beyond the file's own {size}: truncated, or damaged"
+    return None
