@@ -15,6 +15,7 @@ from silofold.evaluation import measures
 from silofold.messages import SiloSummary
 from silofold.predictions import TOP, Predictions
 from silofold.record.answers import Answers
+from silofold.record.run_record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ def look(
     )  # fmt: skip
     told = [_entry(index, one, row) for index, (one, row) in enumerate(zip(names, right, strict=True))]
     return compare.Look(
-        name=name, path=Path("nowhere"), kind="local" if matrix else "federated", record=RECORD | {"classes": list(classes)},
+        name=name, path=Path("nowhere"), kind="local" if matrix else "federated", record=msgspec.convert(RECORD | {"classes": list(classes)}, Record),
         rounds=rounds or [summary(number, silos=told) for number in (1, 2, 3)], answers=answers, data=folder,
         measures=measures.measure(joined, classes, len(right)), personalised=None,
     )  # fmt: skip
@@ -80,5 +81,6 @@ def _entry(index: int, name: str, right: Sequence[bool]) -> SiloSummary:
 
 RECORD = {
     "silofold": "0", "git_revision": "", "started": "", "settings": msgspec.to_builtins(config.resolve({}, "a test")),
+    "image_shape": [8, 8], "silos": [{"name": "a", "train": "0" * 64, "test": "0" * 64}],
     "data_digest": "0" * 64, "parameters": 9, "versions": {}, "ranks": [{"rank": 0, "role": "scheduler", "host": "here"}],
 }  # fmt: skip

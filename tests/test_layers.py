@@ -36,7 +36,7 @@ DEPARTMENTS = {"comm", "training", "aggregation", "evaluation", "data", "record"
 """evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
 look at, text and pages, so that no other department knows a library that draws."""
 PROGRAM = {"cli", "launch", "operate", "run", "round", "__main__"}
-PROGRAM |= {"baseline", "compare", "doctor", "evaluate", "rehearsal", "report", "timeline", "trained"}
+PROGRAM |= {"baseline", "commands", "compare", "doctor", "evaluate", "rehearsal", "report", "timeline", "trained"}
 PLUGIN_FOLDERS = (
     "silofold.training.models",
     "silofold.aggregation.cohorts",

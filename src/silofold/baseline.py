@@ -22,11 +22,12 @@ import msgspec
 import numpy as np
 
 from silofold import config, plugins, run, seeds, topology
+from silofold.core import console
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SilofoldError
 from silofold.evaluation import measures
 from silofold.messages import Phases, RankPhases, Score, SiloSummary, Summary, sha256
-from silofold.record import checkpoint, history, rundir
+from silofold.record import checkpoint, history, rundir, whole
 from silofold.record.rundir import RunFolder
 from silofold.training import build, device, instruction_set, local
 
@@ -113,16 +114,23 @@ def main(options: argparse.Namespace) -> int:
             f"processes: {workers}; {sum(work.steps)} steps a round; training on {crew.places[0]['device']}\n"
         )
         sys.stdout.flush()
-        digest = _play(target, work, crew, sinks, states, earlier)
-    rundir.write_atomically(target.done, f"{digest}\n".encode())
-    sys.stdout.write(f"done: {settings.rounds.count} rounds; run folder {target.path}\n")
+        try:
+            last = _play(target, work, crew, sinks, states, earlier)
+        except OSError as fault:
+            raise RunFolderError("run-write", f"{fault.filename or target.path}: {fault.strerror}") from None
+    if faults := whole.unkept(target, last, model=len(groups) == 1):
+        raise RunFolderError(
+            "run-incomplete", f"{target.path}: all rounds are done, but not all is saved: {'; '.join(faults)}"
+        )
+    rundir.write_atomically(target.done, f"{last.model_sha256}\n".encode())
+    sys.stdout.write(console.shown(f"done: {settings.rounds.count} rounds; run folder {target.path}") + "\n")
     return 0
 
 
 def _play(
     target: RunFolder, work: Work, crew: Crew, sinks: list[Sink], states: Sequence[State | None], earlier: list[Summary]
-) -> str:
-    """Play the rounds that are left and return the digest of the models at the end."""
+) -> Summary:
+    """Play the rounds that are left and return the last one."""
     rounds = work.settings.rounds
     record = history.History(target.metrics, earlier)
     for sink in sinks:
@@ -133,8 +141,6 @@ def _play(
         states = after = [step.state for step in steps]
         summary = _summarise(work, number, crew.homes, steps, time.monotonic() - began)
         last = number == rounds.count
-        if last and len(after) == 1:
-            rundir.write_atomically(target.model, crew.encode(after[0]))
         record.append(summary)
         if last or (rounds.checkpoint_every and number % rounds.checkpoint_every == 0):
             _save(target, work, summary, after)
@@ -143,7 +149,9 @@ def _play(
     record.close()
     for sink in sinks:
         sink.close()
-    return history.read(target.metrics)[-1].model_sha256
+    if len(states) == 1 and states[0] is not None:
+        rundir.write_atomically(target.model, crew.encode(states[0]))
+    return history.read(target.metrics)[-1]
 
 
 def _settings(options: argparse.Namespace) -> config.Settings:
@@ -157,9 +165,10 @@ def _settings(options: argparse.Namespace) -> config.Settings:
         replay=like,
     )
     settings = run.read_settings(request)
+    for line in plugins.strangers(settings, ["model", "sink"]) if like else ():
+        console.say(line)
     if like:  # a replay writes fewer checkpoints than the run that it follows
-        recorded = RunFolder(like).read_record()["settings"]
-        rounds = config.resolve(config.merge(recorded, options.set), str(like)).rounds
+        rounds = config.assemble(RunFolder(like).read_record().settings, str(like), options.set).rounds
         settings = msgspec.structs.replace(settings, rounds=rounds)
     if not settings.data.folder:
         raise ConfigError("data-missing", "no data: give --data DIR, or data.folder in the settings")
@@ -370,10 +379,10 @@ def _begin(target: RunFolder, work: Work, kind: str) -> tuple[list[State | None]
     if not target.claim():
         return [None] * len(work.groups), []
     record = target.read_record()
-    changes = config.differences(config.resolve(record["settings"], str(target.record)), work.settings)
-    if record.get("baseline") != kind:
-        changes.append(f"the kind of run: {record.get('baseline', 'federated')} -> {kind}")
-    if record["data_digest"] != work.data.digest:
+    changes = config.differences(config.resolve(record.settings, str(target.record)), work.settings)
+    if record.baseline != kind:
+        changes.append(f"the kind of run: {record.baseline} -> {kind}")
+    if record.data_digest != work.data.digest:
         changes.append("data: other silos")
     if changes:
         raise RunFolderError("run-differs", f"{target.path}: the run in it was started with others: " + "; ".join(changes))
@@ -382,9 +391,10 @@ def _begin(target: RunFolder, work: Work, kind: str) -> tuple[list[State | None]
         try:
             manifest = checkpoint.read_manifest(path)
             checkpoint.check_files(path, manifest, manifest.files)
+            checkpoint.check_model(path, manifest)
             states = [_state(path, manifest, model) for model in range(len(work.groups))]
         except CheckpointError as fault:
-            sys.stderr.write(f"silofold: {fault}; trying the checkpoint before\n")
+            console.say(f"{fault}; trying the checkpoint before")
             continue
         earlier = [summary for summary in history.read(target.metrics) if summary.round <= manifest.round]
         if len(earlier) == manifest.round:
@@ -393,9 +403,18 @@ def _begin(target: RunFolder, work: Work, kind: str) -> tuple[list[State | None]
 
 
 def _state(path: Path, manifest: checkpoint.Manifest, model: int) -> State:
+    if len(manifest.bounds) <= model:
+        raise CheckpointError(
+            "checkpoint-fit", f"{path}: found {len(manifest.bounds)} models, expected one a group of silos"
+        )
     vector = checkpoint.read_shards(path, manifest, slice(*manifest.bounds[model]))["model"]
     name = checkpoint.silo_name(model)
-    return State(vector, checkpoint.read_arrays(path / name)["momentum"] if name in manifest.files else None)
+    if name not in manifest.files:
+        return State(vector, None)
+    found = checkpoint.read_arrays(path / name)
+    if set(found) != {"momentum"}:
+        raise CheckpointError("checkpoint-read", f"{path / name}: found no momentum in it")
+    return State(vector, found["momentum"])
 
 
 def _save(target: RunFolder, work: Work, summary: Summary, states: Sequence[State]) -> None:

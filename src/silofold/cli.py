@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _ASKING = {"status", "stop", "scale"}
 """Commands about a job that runs elsewhere."""
-_WITHOUT_MPI = {"baseline", "compare", "evaluate", "predict", "report"}
+_WITHOUT_MPI = {"baseline", "compare", "evaluate", "predict", "report", "verify"}
 """Commands of one process."""
 
 
@@ -28,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options)
     except SilofoldError as fault:
         return console.error(fault)
+    except BrokenPipeError:
+        raise
+    except OSError as fault:  # of a path that no command has looked at before: too long a name, a circle of links
+        return console.error(SilofoldError("system-call", f"{fault.filename or options.command}: {fault.strerror or fault}"))
     except KeyboardInterrupt:
         return endings.INTERRUPTED.code
 
@@ -67,6 +71,8 @@ def _without_mpi(options: argparse.Namespace) -> int:
             from silofold.evaluate import main as command
         case "predict":
             from silofold.evaluate import predict as command
+        case "verify":
+            from silofold.commands.verify import main as command
         case _:
             from silofold.report import main as command
     return command(options)
@@ -129,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; repeatable")
     doctor.add_argument("--json", action="store_true", help="the findings as one line of JSON")
     _add_shape(doctor)
+    verify = commands.add_parser("verify", help="say whether a run folder is whole and is what it says")
+    verify.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder, or a folder of silos")
     _add_measuring(commands)
     return parser
 

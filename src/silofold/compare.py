@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from silofold.evaluation.paired import Paired
     from silofold.messages import Summary
     from silofold.record.answers import Answers
+    from silofold.record.run_record import Record
 
 UNSURE = 0.05
 """From this p on, a difference is no ground for a claim."""
@@ -42,7 +43,7 @@ class Look:
     path: Path
     kind: str
     """``federated``, ``local`` or ``central``."""
-    record: dict[str, Any]
+    record: Record
     rounds: list[Summary]
     answers: Answers
     data: silos.Manifest
@@ -52,7 +53,7 @@ class Look:
     @property
     def settings(self) -> config.Settings:
         """The run's settings."""
-        return config.resolve(self.record["settings"], str(self.path))
+        return config.resolve(self.record.settings, str(self.path))
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +130,7 @@ def look(runs: Sequence[Path], data: Path | None) -> list[Look]:
             Look(
                 name=name if names.count(name) == 1 else shown(str(run)),
                 path=run,
-                kind=record.get("baseline", "federated"),
+                kind=record.baseline,
                 record=record,
                 rounds=history.read(folder.metrics),
                 answers=answers,
@@ -179,7 +180,7 @@ def story(looks: Sequence[Look], pairs: Sequence[Pair]) -> str:
         ]
         for one in looks
     ]  # fmt: skip
-    lines = [text.table(header, body), *(f"note: {line}" for line in notes(looks))]
+    lines = [text.table(header, body), *(shown(f"note: {line}") for line in notes(looks))]
     for pair in pairs:
         lines += ["", shown(f"{looks[0].name} against {pair.name}: {verdict(looks[0].name, pair)}")]
     paired_ones = [pair for pair in pairs if pair.pooled]
@@ -198,7 +199,7 @@ def story(looks: Sequence[Look], pairs: Sequence[Pair]) -> str:
                 found = pair.silos[index]
                 row += [text.points(found.difference), text.chance(found.p)] if found else ["n/a", "n/a"]
             body.append(row)
-        lines += ["", f"who gains from {looks[0].name}, in percentage points", text.table(header, body)]
+        lines += ["", shown(f"who gains from {looks[0].name}, in percentage points"), text.table(header, body)]
         lines += [shown(f"{pair.name}: {tally(names, pair)}") for pair in paired_ones]
     return "\n".join(lines)
 
@@ -247,7 +248,7 @@ def notes(looks: Sequence[Look]) -> list[str]:
         ]
         if plain:
             found.append(f"{one.name} has other settings than {looks[0].name}: {'; '.join(plain[:5])}")
-        if one.record["data_digest"] != looks[0].record["data_digest"]:
+        if one.record.data_digest != looks[0].record.data_digest:
             found.append(f"{one.name} was trained on other data than {looks[0].name}")
     untested = {evaluate.untested([silo.name for silo in one.data.silos], one.measures) for one in looks}
     return [shown(line) for line in [*found, *sorted(untested - {""})]]

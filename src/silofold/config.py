@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
+import math
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
+from silofold.core import guarded
 from silofold.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=1e7)]
 Rate: TypeAlias = Annotated[float, Meta(ge=0, le=1e6)]
 Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
@@ -139,7 +143,7 @@ class Local(Section, frozen=True):
     side_by_side: Annotated[int, Meta(ge=1, le=32)] = 1
     """So many silos of a worker, at most, train at once, each on a stream of its GPU: one with a small model leaves most of
     it idle. Needs ``local.cuda_graph``; takes the memory of so many models; the same bits."""
-    threads: Count = 1
+    threads: Annotated[int, Meta(ge=1, le=4096)] = 1
     """torch threads of a worker. Another number gives other bits."""
     cpu_isa: Literal["auto", "avx2", "avx512"] = "auto"
     """The x86 instructions that workers may use: the same on unequal CPUs gives the [same bits](same_bits.md#unequal-cpus).
@@ -179,9 +183,37 @@ class Settings(Section, frozen=True):
 
 
 S = TypeVar("S", bound=msgspec.Struct)
+SHOWN = 100
+"""Letters of a foreign key or value that an error shows."""
 
 FREE_ON_RESUME = ("data", "roles", "rounds.count", "rounds.end_margin", "shared_memory", "sinks")
 """Settings that a resumed run may change: none of them changes a bit of a round."""
+
+
+LARGEST = 2**18
+"""Bytes that a file of settings may have."""
+MOST_DOTS = 256
+LONGEST = 2**16
+"""Letters that a value may have."""
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read settings from a TOML file and ``key=value`` overrides.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read, is no regular file or too large, or as for `parse`.
+    """
+    try:
+        text = guarded.read(path, LARGEST).decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise ConfigError("settings-read", f"{path}: byte {fault.start}: found no UTF-8, expected TOML in UTF-8") from None
+    except OSError as fault:
+        raise ConfigError("settings-read", f"{path}: cannot be read: {fault.strerror}") from None
+    except guarded.UnfitError as fault:
+        raise ConfigError("settings-read", f"{path}: cannot be read: {fault}") from None
+    return parse(text, str(path), overrides)
 
 
 def parse(text: str, origin: str, overrides: Sequence[str] = ()) -> Settings:
@@ -202,10 +234,39 @@ def parse(text: str, origin: str, overrides: Sequence[str] = ()) -> Settings:
         The text is no TOML, a key is unknown, a value has the wrong type or range, or two settings contradict.
     """
     try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
+        tree = _toml(text.replace("\r\n", "\n"))
+    except ValueError as fault:  # tomllib's own, and that of int() for a number of thousands of digits
         raise ConfigError("settings-toml", f"{origin}: not valid TOML: {fault}") from None
-    return resolve(merge(tree, overrides), origin)
+    return assemble(tree, origin, overrides)
+
+
+def assemble(tree: Mapping[str, Any], origin: str, overrides: Sequence[str]) -> Settings:
+    """Turn a settings tree and overrides into settings; a fault that an override brings in is told as the override's own.
+
+    Raises
+    ------
+    ConfigError
+        As for `merge` and `resolve`.
+    """
+    _check_values(tree, origin)
+    try:
+        return resolve(merge(tree, overrides), origin)
+    except ConfigError as fault:
+        told = fault
+    # to blame is the override after which every prefix fails: one before it may be mended by one that follows
+    for count in range(len(overrides), -1, -1):
+        try:
+            resolve(merge(tree, overrides[:count]), f"--set {_short(overrides[count - 1])}" if count else origin)
+        except ConfigError as fault:
+            blamed = fault
+        else:
+            raise blamed
+    raise told
+
+
+def set_text(key: str, text: str) -> str:
+    """Write an override that sets a key to a text, whatever letters are in it."""
+    return f"{key}={json.dumps(text, ensure_ascii=False)}".replace("\x7f", "\\u007f")
 
 
 def merge(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -230,6 +291,7 @@ def resolve(tree: Mapping[str, Any], origin: str) -> Settings:
     ConfigError
         A key is unknown, a value has the wrong type or range, or two settings contradict.
     """
+    _check_values(tree, origin)
     named = dict(tree)
     for key, name in DEFAULT_PLUGINS.items():
         if isinstance(table := named.get(key), dict):
@@ -306,44 +368,112 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 
+def _toml(text: str) -> dict[str, Any]:
+    """Parse TOML that nests no deeper than any settings do.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    if guarded.depth(text.encode(errors="replace")) > guarded.DEPTH:
+        raise ValueError(f"found brackets nested more than {guarded.DEPTH} deep")
+    if max(part.count(".") for part in re.split(r"[=,\n{}\[\]]", text)) > MOST_DOTS:  # tomllib takes their number squared
+        raise ValueError(f"found more than {MOST_DOTS} dots between two marks, expected a key of few parts")
+    return tomllib.loads(text)
+
+
 def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = (part.strip() for part in override.partition("="))
-    if not equals or not all(key.split(".")):
-        raise ConfigError("settings-override", f"--set {override}: expected section.key=value")
+    path = key.split(".")
+    if not equals or not all(path) or len(path) > guarded.DEPTH:
+        raise ConfigError("settings-override", f"--set {_short(override)}: expected section.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *path, last = key.split(".")
+        found = _toml(f"value = {text}")
+    except ValueError:
+        found = {}
+    value = found["value"] if set(found) == {"value"} else text  # no line break smuggles in a second key
+    _check_values({key: value}, f"--set {_short(override)}")
+    *path, last = path
     for name in path:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise ConfigError("settings-override", f"--set {override}: {name} is a value and has no keys")
+            raise ConfigError("settings-override", f"--set {_short(override)}: {name} is a value and has no keys")
     tree[last] = value
+
+
+def _check_values(tree: Mapping[str, Any], origin: str) -> None:
+    """Refuse what no setting is, before anything walks through it: too deep, too long, no text, no finite number."""
+    todo: list[tuple[str, int, Any]] = [("", 0, tree)]
+    while todo:
+        at, depth, value = todo.pop()
+        if depth > guarded.DEPTH:
+            raise ConfigError("settings-key", f"{origin}: {_short(at)}: found tables nested more than {guarded.DEPTH} deep")
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if fault := _text_fault(key):
+                    raise ConfigError("settings-key", f"{origin}: a key of {_short(at) or 'the settings'}: {fault}")
+                todo.append((f"{at}.{key}".lstrip("."), depth + 1, inner))
+        elif isinstance(value, list):
+            todo += [(f"{at}[{index}]", depth + 1, inner) for index, inner in enumerate(value)]
+        elif fault := _value_fault(value):
+            raise ConfigError("settings-key", f"{origin}: {_short(at)} = {fault}")
+
+
+def _value_fault(value: object) -> str:
+    match value:
+        case str():
+            return _text_fault(value)
+        case float() if not math.isfinite(value):
+            return f"{value}: expected float, a finite one"
+        case int() if abs(value) >= 2**64:
+            return f"a number of {len(hex(value)) * 4} bits: expected int of 64 bits at most"
+        case bool() | int() | float():
+            return ""
+    return f"{_short(str(value))}: expected text, a number, true or false, a list or a table"
+
+
+def _text_fault(text: str) -> str:
+    if len(text) > LONGEST:
+        return f"{_short(text)}: found {len(text)} letters, expected at most {LONGEST}"
+    if "\0" in text or (not text.isascii() and text.encode(errors="replace").decode() != text):
+        return f"{_short(text)!r}: expected text in UTF-8 without NUL"
+    return ""
+
+
+def _short(text: str) -> str:
+    """Cut a text to what an error may show of it."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def _check_name(table: Table, key: str, origin: str) -> None:
     if not isinstance(table.get("name"), str):
         raise ConfigError(
-            "settings-key", f'{origin}: {key}: found {table!r}, expected a table with a name, like {{ name = "..." }}'
+            "settings-key",
+            f'{origin}: {key}: found {_short(repr(table))}, expected a table with a name, like {{ name = "..." }}',
         )
 
 
 def _explain(message: str, tree: Mapping[str, Any], kind: type[msgspec.Struct], at: str) -> str:
     """Turn msgspec's message (``Expected ... - at `$.a.b```) into one about our keys."""
-    what, _, where = message.partition(" - at ")
+    what, _, where = message.rpartition(" - at ") if message.endswith("`") and " - at `" in message else (message, "", "")
     path = re.findall(r"[\w-]+", where.strip("`$"))
     value: Any = tree
     for name in path:
-        value = value[int(name)] if isinstance(value, list) else value.get(name) if isinstance(value, dict) else value
+        if isinstance(value, list):
+            value = value[int(name)] if name.isdecimal() and int(name) < len(value) else value
+        else:
+            value = value.get(name, value) if isinstance(value, dict) else value
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             kind = next((f.type for f in msgspec.structs.fields(kind) if f.name == name), kind)
     dotted = ".".join(part for part in (at, *path) if part)
-    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
         known = [field.name for field in msgspec.structs.fields(kind)]
         key = f"{dotted}.{unknown[1]}".lstrip(".")
-        return f"unknown key {key}; {nearest(unknown[1], known)}"
+        return f"unknown key {_short(key)}; {nearest(unknown[1][:SHOWN], known)}"
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
         return f"{f'{dotted}.{missing[1]}'.lstrip('.')} is missing"
-    expected = what.removeprefix("Expected ").replace("`", "").split(", got")[0]
-    return f"{dotted} = {value!r}: expected {expected}"
+    expected = _short(what.removeprefix("Expected ").replace("`", "").split(", got")[0])
+    if what.startswith("Invalid enum value") and get_origin(kind) is Literal:
+        expected = " or ".join(map(repr, get_args(kind)))
+    return f"{_short(dotted)} = {_short(repr(value))}: expected {expected}"

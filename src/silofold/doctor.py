@@ -124,7 +124,7 @@ def _settings(options: argparse.Namespace) -> config.Settings:
     request = run.Request(options.recipe, tuple(options.set), options.data, options.out or Path())
     if options.recipe:
         return run.read_settings(request)
-    data = [f"data.folder={msgspec.json.encode(str(options.data.resolve())).decode()}"] if options.data else []
+    data = [config.set_text("data.folder", str(options.data.resolve()))] if options.data else []
     return config.parse("", "no settings", [*options.set, *data])
 
 

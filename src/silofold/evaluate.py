@@ -72,8 +72,8 @@ def predict(options: argparse.Namespace) -> int:
         raise ConfigError("option-value", f"--top: found {options.top}, expected at least 1")
     found = trained.find(options.model)
     record = found.record()
-    if options.data is None and "classes" in record:
-        classes, shape = tuple(record["classes"]), tuple(record["image_shape"])
+    if options.data is None and record:
+        classes, shape = record.classes, record.image_shape
     else:
         _, data = trained.manifest_of(found, options.data)
         classes, shape = data.classes, data.image_shape
@@ -118,7 +118,9 @@ def recorded(run: Path, data: Path | None) -> tuple[Answers, silos.Manifest]:
     tests = tuple(silo.test.sha256 for silo in manifest.silos)
     if found.run.predictions.exists():
         try:
-            kept = answers.read(found.run.predictions)
+            kept = answers.read(
+                found.run.predictions, [silo.test.examples for silo in manifest.silos], len(manifest.classes)
+            )
         except RunFolderError as fault:
             console.say(f"{fault}; it is made anew")
         else:
@@ -157,7 +159,7 @@ def answers_of(found: Trained, folder: Path, data: silos.Manifest, epochs: int) 
         matrix=np.array([[one.right.sum() for one in row] for row in rows], np.int64) if len(rows) > 1 else None,
     )
     if found.run.record.exists() and found.manifest.data_digest == data.digest:
-        _keep(found.run.predictions, seen)
+        _keep(found.run.predictions, seen, data)
     return seen
 
 
@@ -213,11 +215,11 @@ def _personalised(
     return predictions.join(parts)
 
 
-def _keep(path: Path, seen: Answers) -> None:
+def _keep(path: Path, seen: Answers, data: silos.Manifest) -> None:
     """Keep answers; personalised ones of the same model stay when none were asked for now."""
     try:
         if path.exists() and not seen.epochs:
-            kept = answers.read(path)
+            kept = answers.read(path, [silo.test.examples for silo in data.silos], len(data.classes))
             if (kept.model_sha256, kept.tests) == (seen.model_sha256, seen.tests):
                 seen = dataclasses.replace(seen, personalised=kept.personalised, epochs=kept.epochs)
         answers.write(path, seen)
@@ -232,7 +234,7 @@ def _story(result: Evaluated) -> str:
         columns.append((f"after {result.epochs} own epoch{'s' * (result.epochs > 1)}", result.personalised))
     alone = result.matrix is not None
     what = "own models of the silos" if alone else "model"
-    lines = [f"{result.model}, {what} after round {result.round}", ""]
+    lines = [console.shown(f"{result.model}, {what} after round {result.round}"), ""]
     header = ["silo", "images", *[cell for name, _ in columns for cell in (name, "95 % interval")]]
     rows = [
         [name, str(result.global_model.silos[index].examples), *[c for _, m in columns for c in _cells(m.silos[index])]]
@@ -240,9 +242,9 @@ def _story(result: Evaluated) -> str:
     ]
     rows.append(["all", str(result.global_model.pooled.examples), *[c for _, m in columns for c in _cells(m.pooled)]])
     lines += [text.table(header, rows), ""]
-    lines += [f"{name}: {_sentence(found, result)}" for name, found in columns if found.pooled.examples]
+    lines += [console.shown(f"{name}: {_sentence(found, result)}") for name, found in columns if found.pooled.examples]
     if none := untested(result.silos, result.global_model):
-        lines.append(none)
+        lines.append(console.shown(none))
     if result.matrix:
         lines += ["", "accuracy of each silo's own model (row) on each silo's test images (column)"]
         lines.append(

@@ -7,12 +7,14 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from silofold.core.console import shown
 from silofold.errors import RunFolderError
 from silofold.record import control, history
 from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping, Sequence
 
     from silofold.messages import Summary
     from silofold.record.control import Status
@@ -41,9 +43,9 @@ def _status(folder: RunFolder) -> int:
     state, code = _state(folder, status, lives=lives)
     lines = [("run folder", str(folder.path)), ("state", state), ("", _latest(rounds))]
     if status:
-        lines += _people(status, record.get("ranks", []))
+        lines += _people(status, record.ranks)
         lines.append(("last round", _phases(rounds[-1]) if rounds else ""))
-    sys.stdout.write("".join(f"{name:<12} {text}\n" for name, text in lines if text))
+    sys.stdout.write("".join(f"{shown(name):<12} {shown(text)}\n" for name, text in lines if text))
     return code
 
 
@@ -63,7 +65,7 @@ def _state(folder: RunFolder, status: Status | None, *, lives: bool) -> tuple[st
     return story + (f"; about {_span(left)} left" if left else ""), 0
 
 
-def _people(status: Status, ranks: list[dict[str, object]]) -> list[tuple[str, str]]:
+def _people(status: Status, ranks: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
     hosts = {str(rank["role"]): str(rank.get("host", "?")) for rank in ranks}
     by_host: dict[str, list[str]] = {}
     for title, host in hosts.items():
@@ -111,7 +113,7 @@ def _stop(folder: RunFolder, *, now: bool, wait: float) -> int:
         )
         return 0
     status = control.read_status(folder)
-    sys.stdout.write(f"{status.ended if status and status.ended else 'the job has ended'}\n")
+    sys.stdout.write(f"{shown(status.ended) if status and status.ended else 'the job has ended'}\n")
     return 0
 
 

@@ -19,10 +19,11 @@ from silofold.view import text
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from silofold.compare import Look, Pair
     from silofold.messages import Summary
+    from silofold.record.run_record import Record
     from silofold.view.page import Drawing
     from silofold.view.plots import Cell, Curve
 
@@ -44,7 +45,7 @@ class Run(NamedTuple):
     measures: Any
     worst: str
     rounds: Sequence[Summary]
-    record: Mapping[str, Any]
+    record: Record
     flat: Sequence[tuple[str, str]]
 
 
@@ -137,16 +138,16 @@ def _facts(first: Look) -> list[str]:
     shape = "×".join(map(str, data.image_shape))
     return [
         f"{len(data.silos)} silos", f"{train} training images of {shape}", f"{len(data.classes)} classes",
-        f"model {settings.model['name']}, {first.record['parameters']:,} parameters", (f"{first.answers.round} rounds of "
+        f"model {settings.model['name']}, {first.record.parameters:,} parameters", (f"{first.answers.round} rounds of "
         f"{settings.local.epochs} local epoch{'s' * (settings.local.epochs > 1)}"), f"seed {settings.seed}",
     ]  # fmt: skip
 
 
 def _run(one: Look) -> Run:
-    flat = config.flatten(one.record["settings"]) | config.flatten(one.record.get("versions", {}), "versions.")
+    flat = config.flatten(one.record.settings) | config.flatten(one.record.versions, "versions.")
     ranks = [
-        (rank["role"], ", ".join(f"{k} {v}" for k, v in rank.items() if k not in {"rank", "role"}))
-        for rank in one.record["ranks"]
+        (str(rank["role"]), ", ".join(f"{k} {v}" for k, v in rank.items() if k not in {"rank", "role"}))
+        for rank in one.record.ranks
     ]
     rows = [(key, str(value)) for key, value in flat.items()] + ranks
     return Run(one.name, one.kind, one.answers, one.measures, compare.worst(one), one.rounds, one.record, rows)

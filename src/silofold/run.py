@@ -35,7 +35,7 @@ from silofold.core.endings import RESUMABLE
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SilofoldError
 from silofold.messages import Over, Regroup, Summary, sha256
-from silofold.record import checkpoint, control, history, log, surroundings
+from silofold.record import checkpoint, control, history, log, rundir, surroundings, whole
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
 from silofold.roles.scheduler import Scheduler
@@ -212,13 +212,14 @@ def _abort(world: World) -> NoReturn:
     if isinstance(fault, SilofoldError):
         code = console.error(fault)
     elif isinstance(fault, OSError):
-        sys.stderr.write(f"silofold: rank {world.rank}: {fault}; the run can be resumed once that is mended\n")
+        vanished = isinstance(fault, FileNotFoundError)
+        code = console.error(RunFolderError("run-vanished" if vanished else "run-write", f"rank {world.rank}: {fault}"))
     elif isinstance(fault, KeyboardInterrupt):
         code = 130
     else:
         sys.stderr.write(f"silofold: rank {world.rank}: internal error\n{traceback.format_exc()}")
     logger.info("rank %d ends the job", world.rank, exc_info=fault)  # the file alone: standard error has it in one line
-    if code == 1 and not isinstance(fault, (OSError, SilofoldError)) and world.survives:
+    if code == 1 and not isinstance(fault, SilofoldError) and world.survives:
         world.end_rank(world.rank)
     world.abort(code)
 
@@ -297,6 +298,8 @@ def _read_inputs(world: World, request: Request) -> Inputs:
     with world.together():
         if world.rank == 0:
             settings = read_settings(request)
+            for line in plugins.strangers(settings) if request.replay else ():
+                console.say(line)
             text = msgspec.json.encode(settings)
             folder = settings.data.folder
             if not folder:
@@ -312,7 +315,15 @@ def _read_inputs(world: World, request: Request) -> Inputs:
         rounds = msgspec.json.decode(script, type=list[Summary])
         if request.replay and not rounds:
             raise RunFolderError("run-empty", f"{RunFolder(request.replay).metrics}: holds no round that could be replayed")
+        if request.replay:
+            _check_rounds(RunFolder(request.replay), rounds, data)
     return settings, data, rounds
+
+
+def _check_rounds(folder: RunFolder, rounds: list[Summary], data: silos.Manifest) -> None:
+    """Refuse a record that tells of other silos: what follows it would look for them."""
+    if fault := next(history.contradictions(rounds, [silo.name for silo in data.silos]), None):
+        raise RunFolderError("run-read", f"{folder.metrics}, {fault}")
 
 
 def _reach(world: World, settings: config.Settings, data: silos.Manifest) -> tuple[frozenset[int], ...]:
@@ -327,23 +338,18 @@ def read_settings(request: Request) -> config.Settings:
     """Resolve the settings: those of the run that is resumed or replayed, else those of the recipe."""
     overrides = list(request.overrides)
     if request.data:
-        overrides.append(f"data.folder={msgspec.json.encode(str(request.data.resolve())).decode()}")
+        overrides.append(config.set_text("data.folder", str(request.data.resolve())))
     source = request.replay or (request.out if request.resume else None)
     if source is None and request.recipe:
-        try:
-            text = request.recipe.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as fault:
-            raise ConfigError("settings-read", f"{request.recipe}: cannot be read: {fault}") from None
-        return config.parse(text, str(request.recipe), overrides)
+        return config.load(request.recipe, overrides)
     if source is None:
         raise ConfigError("settings-read", "no settings: name a TOML file")
-    recorded = RunFolder(source).read_record().get("settings", {})
-    tree = config.merge(recorded, overrides)
     if request.replay:
         # who took part is on record: a slower machine must not turn it into another run
-        patient = ["rounds.start_quorum=1.0", "rounds.start_window=300.0", "rounds.update_window=86400.0"]
-        tree = config.merge(tree, ["rounds.checkpoint_every=0", "rounds.worker_checkpoints=false", *patient])
-    return config.resolve(tree, str(RunFolder(source).record))
+        overrides += ["rounds.start_quorum=1.0", "rounds.start_window=300.0", "rounds.update_window=86400.0"]
+        overrides += ["rounds.checkpoint_every=0", "rounds.worker_checkpoints=false"]
+    record = RunFolder(source)
+    return config.assemble(record.read_record().settings, str(record.record), overrides)
 
 
 def _check_sizes(settings: config.Settings, data: silos.Manifest) -> None:
@@ -402,10 +408,10 @@ def _check_same(job: Job, *, exact: bool = True) -> None:
         They differ; every difference is shown.
     """
     record = job.folder.read_record()
-    found = config.resolve(record["settings"], str(job.folder.record))
+    found = config.resolve(record.settings, str(job.folder.record))
     changes = config.differences(found, job.settings) if exact else []
-    if record["data_digest"] != job.data.digest:
-        old = {entry["name"]: (entry["train"], entry["test"]) for entry in record["silos"]}
+    if record.data_digest != job.data.digest:
+        old = {entry.name: (entry.train, entry.test) for entry in record.silos}
         new = {silo.name: (silo.train.sha256, silo.test.sha256) for silo in job.data.silos}
         names = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
         changes.append(f"data: {len(names)} of {len(new)} silos differ: {', '.join(names[:5]) or 'classes or shape'}")
@@ -521,6 +527,8 @@ def _checked(world: World, job: Job, path: Path, parameters: int) -> Beginning:
     kind, index = job.layout.role(world.rank)
     if kind == "server":
         checkpoint.check_files(path, manifest, sorted(manifest.files)[index :: job.layout.servers])
+        if index == 0:  # anybody can seal a manifest: the files may be whole and the model another one
+            checkpoint.check_model(path, manifest)
     return Beginning(after=manifest.round, counted=manifest.counted, voids=manifest.voids, manifest=manifest)
 
 
@@ -574,7 +582,7 @@ def _make_role(
     if beginning.manifest:
         files = {silo: checkpoint.silo_name(silo) for silo in job.hosted().get(world.rank, ())}
         momenta = {
-            silo: checkpoint.read_arrays(path / name)["momentum"]
+            silo: checkpoint.read_momentum(path / name, len(trainer.model.trainable))
             for silo, name in files.items()
             if name in beginning.manifest.files
         }
@@ -599,6 +607,7 @@ def _make_scheduler(
             "run-read",
             f"{job.folder.metrics}: found {len(earlier)} rounds before round {job.start_round}, expected all of them",
         )
+    _check_rounds(job.folder, earlier, job.data)
     sinks = [plugins.load("sink", table) for table in job.settings.sinks]
     try:
         present = _record(job, slices, people)
@@ -615,7 +624,8 @@ def _make_scheduler(
 def _changed_surroundings(job: Job, request: Request, present: dict[str, Any]) -> list[str]:
     """Warn, before the first round, of what makes other bits than those of the run that is replayed or resumed likely."""
     earlier = RunFolder(request.replay) if request.replay else job.folder
-    changes = surroundings.differences(earlier.read_record(), present) if earlier.record.exists() else []
+    recorded = msgspec.structs.asdict(earlier.read_record()) if earlier.record.exists() else present
+    changes = surroundings.differences(recorded, present)
     if changes:
         logger.warning("the environment is not that of the recorded run: %s", "; ".join(changes))
     if unequal := surroundings.unequal(present):
@@ -694,8 +704,19 @@ def _git_revision() -> str:
 
 
 def _close(scheduler: Scheduler, job: Job) -> None:
-    """Close the record, say how it went, and write DONE last."""
+    """Close the record, say how it went, and write DONE last.
+
+    Raises
+    ------
+    RunFolderError
+        A file that DONE promises is missing or damaged.
+    """
     rounds = history.read(job.folder.metrics)
+    if not scheduler.ending and (faults := whole.unkept(job.folder, rounds[-1], model=True)):
+        scheduler.close(f"not done: {'; '.join(faults)}")
+        raise RunFolderError(
+            "run-incomplete", f"{job.folder.path}: all rounds are done, but not all is saved: {'; '.join(faults)}"
+        )
     best = next((summary for summary in reversed(rounds) if summary.accuracy is not None), None)
     story = f"{best.accuracy:.2%} of {best.test_examples} test images" if best and best.accuracy is not None else "n/a"
     if scheduler.ending:
@@ -706,8 +727,8 @@ def _close(scheduler: Scheduler, job: Job) -> None:
         story = f"done: {len(rounds)} rounds, accuracy {story}; run folder {job.folder.path}"
     scheduler.close(story)
     if not scheduler.ending:
-        (job.folder.done).write_text(f"{rounds[-1].model_sha256}\n", encoding="ascii")
-    sys.stdout.write("\n".join([*_timeline(job, rounds, scheduler.started), story, ""]))
+        rundir.write_atomically(job.folder.done, f"{rounds[-1].model_sha256}\n".encode())
+    sys.stdout.write("\n".join([*_timeline(job, rounds, scheduler.started), console.shown(story), ""]))
     sys.stdout.flush()
 
 
@@ -716,9 +737,9 @@ def _timeline(job: Job, rounds: list[Summary], started: float) -> list[str]:
     played = [summary for summary in rounds if summary.round >= job.start_round]
     seconds = machine.age()
     found = timeline.shares(played, job.layout.size, seconds - (time.time() - started), seconds)
-    record, local = job.folder.read_record()["ranks"], job.settings.local
+    record, local = job.folder.read_record().ranks, job.settings.local
     workers = [record[rank] for rank in job.layout.worker_ranks]
-    plain = not (local.cuda_graph or local.compile) and any(one.get("device", "").startswith("cuda") for one in workers)
-    cores = [(one["host"], one["cores"]) for one in workers]
+    plain = not (local.cuda_graph or local.compile) and any(str(one.get("device")).startswith("cuda") for one in workers)
+    cores = [(str(one["host"]), int(one["cores"])) for one in workers]
     hints = timeline.hints(played, cores, job.layout.servers, kernel_by_kernel=plain)
     return [timeline.line(found), *(f"hint: {hint}" for hint in hints)]

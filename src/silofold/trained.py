@@ -5,12 +5,12 @@ A run of silos that train alone has as many models as silos, one after the other
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from silofold import config
+from silofold import config, plugins
+from silofold.core import console
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, RunFolderError, SchemaError
 from silofold.record import checkpoint
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from silofold.record.run_record import Record
     from silofold.training.flat import FlatModel
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class Trained:
     manifest: checkpoint.Manifest
     vector: NDArray[np.float32]
 
-    def record(self) -> dict[str, Any]:
-        """Read the run's ``run.json``; empty where there is none."""
-        return self.run.read_record() if self.run.record.exists() else {}
+    def record(self) -> Record | None:
+        """Read the run's ``run.json``; none where there is none, as beside a checkpoint that was copied elsewhere."""
+        return self.run.read_record() if self.run.record.exists() else None
 
     def build(self, classes: tuple[str, ...], image_shape: tuple[int, ...]) -> tuple[FlatModel, NDArray[np.float32]]:
         """Build the model and return it with its (N, P) saved vectors.
@@ -59,15 +58,22 @@ class Trained:
         CheckpointError
             The checkpoint is not of a model of such classes and images.
         """
+        for line in plugins.strangers(self.settings, ["model"]):
+            console.say(line)
         place = device.choose(self.settings.device, 0, self.settings.local.threads)
+        if size := build.weigh(self.settings.model, len(classes), image_shape):  # a false record asks for any memory
+            self._fit(size, classes, image_shape)
         model = build.build(self.settings.model, classes, image_shape, self.settings.seed, place)
-        if len(self.vector) % model.size:
+        self._fit(model.size, classes, image_shape)
+        return model, self.vector.reshape(-1, model.size)
+
+    def _fit(self, size: int, classes: tuple[str, ...], image_shape: tuple[int, ...]) -> None:
+        if len(self.vector) % size:
             raise CheckpointError(
                 "model-fit",
                 f"{self.run.path}: holds {len(self.vector)} parameters, but {self.settings.model['name']} for "
-                f"{len(classes)} classes and images of {image_shape} has {model.size}: these are other classes or images",
+                f"{len(classes)} classes and images of {image_shape} has {size}: these are other classes or images",
             )
-        return model, self.vector.reshape(-1, model.size)
 
 
 def find(path: Path) -> Trained:
@@ -94,7 +100,7 @@ def find(path: Path) -> Trained:
         try:
             return _read(candidate)
         except CheckpointError as fault:
-            logger.warning("%s", fault)
+            console.say(f"{fault}; trying the checkpoint before")
     raise CheckpointError("checkpoint-none", f"{folder.checkpoints}: none of {len(names)} checkpoints can be used")
 
 
@@ -108,8 +114,9 @@ def manifest_of(trained: Trained, data: Path | None) -> tuple[Path, silos.Manife
     """
     folder = data or Path(trained.settings.data.folder)
     manifest = silos.read_manifest(folder)
-    known = trained.record().get("classes")
-    if known is not None and tuple(known) != manifest.classes:
+    record = trained.record()
+    known = record.classes if record else manifest.classes
+    if known != manifest.classes:
         raise SchemaError(
             "model-fit",
             f"{folder}: has {len(manifest.classes)} classes, {', '.join(manifest.classes[:5])}…; the run was trained on "
@@ -122,5 +129,5 @@ def _read(path: Path) -> Trained:
     manifest = checkpoint.read_manifest(path)
     checkpoint.check_files(path, manifest, manifest.files)
     settings = config.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
-    vector = checkpoint.read_shards(path, manifest, slice(0, manifest.parameters))["model"]
+    vector = checkpoint.read_vector(path, manifest)
     return Trained(RunFolder(path.parent.parent), settings, manifest, vector)

@@ -118,7 +118,7 @@ CASES = [
     Case("run folder is a file", ("run", "cannot be used as run folder"), out=_file),
     Case("run folder below a file", ("run", "cannot be used as run folder"), out=_below_file),
     Case("run folder with other things", ("thesis.tex", "expected an empty folder"), out=_other_things),
-    Case("run folder with a broken record", ("run.json", "not valid JSON"), out=_broken_record),
+    Case("run folder with a broken record", ("run.json", "no record of a run"), out=_broken_record),
 ]
 
 

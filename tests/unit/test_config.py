@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from silofold import config
 from silofold.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def parse(text: str = "", *overrides: str) -> config.Settings:
@@ -118,7 +122,7 @@ def test_settings_that_contradict() -> None:
     ],
 )
 def test_ways_to_take_a_step_that_contradict(settings: tuple[str, ...], story: str) -> None:
-    assert fault("", *settings).startswith(f"run.toml: {story}: ")
+    assert fault("", *settings).startswith(f"--set {settings[-1]}: {story}: ")
     assert parse("", "local.side_by_side=2", "local.cuda_graph=true").local.side_by_side == 2
 
 
@@ -170,7 +174,7 @@ def test_an_unknown_key_names_the_nearest(text: str, story: str) -> None:
         ("rounds.start_window=0", "rounds.start_window = 0: expected float > 0"),
         ("rounds.update_ratio=1.01", "rounds.update_ratio = 1.01: expected float <= 1"),
         ("rounds.update_ratio=0", "rounds.update_ratio = 0: expected float > 0"),
-        ("rounds.update_window=inf", "rounds.update_window = inf: expected float <= "),
+        ("rounds.update_window=1e8", "rounds.update_window = 100000000.0: expected float <= "),
         ("rounds.checkpoint_every=-1", "rounds.checkpoint_every = -1: expected int >= 0"),
         ("rounds.count_void=1", "rounds.count_void = 1: expected bool"),
         ("local.lr=fast", "local.lr = 'fast': expected float"),
@@ -185,11 +189,77 @@ def test_an_unknown_key_names_the_nearest(text: str, story: str) -> None:
     ],
 )
 def test_a_wrong_value_names_key_value_and_expectation(override: str, story: str) -> None:
-    assert fault("", override).startswith(f"run.toml: {story}")
+    assert fault("", override).startswith(f"--set {override}: {story}")
 
 
-def test_nan_is_no_number_that_passes() -> None:
-    assert fault("", "local.lr=nan").startswith("run.toml: local.lr = nan: expected float")
+@pytest.mark.parametrize("text", ["nan", "-inf", "1e999"])
+def test_what_is_not_finite_is_no_number(text: str) -> None:
+    for key in ("local.lr", "model.width", "sinks"):
+        assert re.match(
+            rf"--set {key}={text}: {key} = (nan|-?inf): expected float, a finite one$", fault("", f"{key}={text}")
+        )
+    assert fault(f"local.lr = {text.replace('1e999', 'inf')}").startswith("run.toml: local.lr = ")
+
+
+def test_a_fault_is_blamed_on_what_brings_it_in() -> None:
+    assert fault("sede = 1", "seed=2").startswith("run.toml: unknown key sede; ")
+    assert fault("seed = 1", "local.lr=0.5", "local.lrr=1", "seed=3").startswith(
+        "--set local.lrr=1: unknown key local.lrr; did you mean 'lr'?"
+    )
+    assert parse("seed = -1", "seed=2").seed == 2  # an override may mend the file
+    text = "[local]\nside_by_side = 2\ncuda_graph = true"
+    assert fault(text, "local.epochs=2", "local.cuda_graph=false").startswith("--set local.cuda_graph=false: local.side_by")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"rounds.count={'[' * 10**5}",
+        f"{'.'.join('a' * 5000)}=1",
+        f"seed=1{'0' * 400}",
+        f"seed=1{'0' * 5000}",
+        "seed=0x" + "f" * 300,
+        "model.born=1979-05-27",
+        "model.at=07:32:00",
+        f"model.name={'x' * 10**5}",
+        "data.folder=a\0b",
+        "data.folder=\udcff",
+        "model.\udcff=1",
+    ],
+)
+def test_an_override_that_no_setting_is(override: str) -> None:
+    assert len(fault("", override)) < 1000
+
+
+def test_no_line_break_smuggles_a_second_key_in() -> None:
+    assert parse("", "model.x=1\nseed=7") == parse("", 'model.x="1\\nseed=7"')
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x = " + "[" * 10**5, "[" + ".".join("a" * 10**5) + "]", "x = 1979-05-27", "seed = 1" + "0" * 5000, "seed = nan"],
+)
+def test_a_file_that_no_settings_are(text: str) -> None:
+    assert fault(text).startswith("run.toml: ")
+
+
+def test_settings_are_loaded_from_a_regular_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xef\xbb\xbfseed = 4\r\n[local]\r\nlr = 0.5\r\n")
+    assert config.load(path, ["local.epochs=2"]) == config.parse("seed=4", "", ["local.lr=0.5", "local.epochs=2"])
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "large").write_bytes(b"#" * 2**21)
+    (tmp_path / "latin").write_bytes("# é".encode("latin-1"))
+    for name in ("fifo", "large", "latin", "none", "."):
+        with pytest.raises(ConfigError) as caught:
+            config.load(tmp_path / name)
+        assert caught.value.id == "settings-read"
+        assert str(caught.value).startswith(f"{tmp_path / name}: ")
+
+
+@pytest.mark.parametrize("text", ["/plain", 'a "b" \\ c', "tab\t\x7f\x01 é"])
+def test_any_text_can_be_set(text: str) -> None:
+    assert parse("", config.set_text("data.folder", text)).data.folder == text
 
 
 @pytest.mark.parametrize(("text", "kind"), [("3", int), ("0.5", float), ("1", int), ("1.0", float)])

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import hashlib
 import sys
+import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from silofold import config, plugins
-from silofold.errors import ConfigError, PluginError
+from silofold.errors import ConfigError, PluginError, UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 OWN = """
 from silofold.config import Count, Section
@@ -24,6 +26,12 @@ class Mine:
     Settings = Depth
     def __init__(self, settings):
         self.depth = settings.depth
+    def draw(self, silos, rng):
+        return silos
+
+class Half:
+    Settings = Depth
+    draw = 3
 
 class Bare:
     pass
@@ -128,5 +136,58 @@ def test_a_name_that_is_no_module(name: str) -> None:
 
 def test_a_module_that_fails_is_not_said_to_lack_the_class(own: str) -> None:
     del own
-    with pytest.raises(Exception, match="no_such_thing"):
+    with pytest.raises(UserCodeError, match=r"raised AttributeError: .*no_such_thing.* \(.*own_faulty.py, line 3\)$"):
         plugins.find("cohort", "own_faulty:Mine")
+
+
+@pytest.mark.parametrize("kind", list(plugins.FOLDERS))
+@pytest.mark.parametrize(
+    "name", ["os:system", "antigravity:fly", "sys:exit", "json.tool:main", "a b:c", "a:b:c", "x" * 999 + ":A"]
+)
+def test_a_name_that_cannot_be_a_plugin_is_not_imported(kind: plugins.Kind, name: str) -> None:
+    before = set(sys.modules)
+    with pytest.raises(PluginError) as caught:
+        plugins.find(kind, name)
+    assert (caught.value.id, len(str(caught.value)) < 400) == ("plugin-name", True)
+    assert set(sys.modules) == before
+
+
+def test_a_class_of_another_kind_is_not_called(own: str) -> None:
+    for name in ("own_plugins:Half", "own_plugins:OWN", "silofold.aggregation.strategies.mean:Mean"):
+        with pytest.raises(PluginError):
+            plugins.load("cohort", {"name": name})
+    assert plugins.load("cohort", {"name": f"{own}:Mine"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "story"),
+    [
+        ("server_optimizer", "fedadam", 'server_optimizer = { name = "adaptive", rule = "adam" }'),
+        ("server_optimizer", "FedYogi", 'server_optimizer = { name = "adaptive", rule = "yogi" }'),
+        ("server_optimizer", "fed_adagrad", 'server_optimizer = { name = "adaptive", rule = "adagrad" }'),
+        ("server_optimizer", "fedavgm", 'server_optimizer = { name = "sgd", momentum = 0.9 }'),
+        ("server_optimizer", "fedavg", 'strategy = { name = "mean" }'),
+        ("strategy", "fedavg", 'strategy = { name = "mean" }'),
+        ("strategy", "FedMedian", 'strategy = { name = "median" }'),
+        ("strategy", "krum", 'strategy = { name = "median" }'),
+        ("strategy", "fedadam", 'server_optimizer = { name = "adaptive", rule = "adam" }'),
+    ],
+)
+def test_names_of_other_frameworks_lead_to_ours(kind: plugins.Kind, name: str, story: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        plugins.find(kind, name)
+    assert str(caught.value) == f"{kind} {name!r} is unknown; what comes nearest here is {story}"
+
+
+def test_the_names_that_are_led_to_can_be_loaded() -> None:
+    for kind, table in plugins.ELSEWHERE.values():
+        plugins.load(kind, tomllib.loads(f"x = {{ {table} }}")["x"])
+
+
+def test_whose_code_is_loaded_is_told_before(own: str) -> None:
+    settings = config.Settings(model={"name": f"{own}:Mine"}, sinks=[{"name": "csv"}, {"name": "nowhere:Sink"}])
+    (line,) = plugins.strangers(settings)
+    assert line.startswith(f"loading model {own}:Mine from /")
+    assert line.endswith(f"own_plugins.py, sha256 {hashlib.sha256(OWN.encode()).hexdigest()[:16]}…")
+    assert own not in sys.modules
+    assert plugins.origin("silofold.record.sinks.csv:Csv") == Path(plugins.__file__).parent / "record" / "sinks" / "csv.py"

@@ -33,6 +33,10 @@ ERRORS: dict[str, Entry] = {
     "plugin-name": Entry(BAD_INPUT, "The name of a plug-in of one's own has the wrong form.", "Write package.module:Class."),
     "plugin-import": Entry(BAD_INPUT, "A plug-in's module cannot be found.", "Put its folder on PYTHONPATH, or install it."),
     "plugin-settings": Entry(BAD_INPUT, "A plug-in has no Settings.", "Derive a Settings struct from config.Section."),
+    "plugin-kind": Entry(BAD_INPUT, "A plug-in is no class of the kind that is asked for.", "Name one of that kind."),
+    "plugin-raises": Entry(
+        USER_CODE, "A plug-in of the user's own raised when it was made.", "Mend it; the line says where."
+    ),
     "extra-missing": Entry(BAD_INPUT, "An optional library is not installed.", "Install the extra that is named."),
     "model-class": Entry(BAD_INPUT, "What the model's name means is no torch.nn.Module.", "Name a class derived from it."),
     "model-fit": Entry(
@@ -99,6 +103,16 @@ ERRORS: dict[str, Entry] = {
     "run-differs": Entry(BAD_INPUT, "The run in the folder has other settings or data.", "Use those, or another --out."),
     "run-read": Entry(BAD_INPUT, "A file of the run folder is missing or damaged.", "Is it the folder of a run?"),
     "run-empty": Entry(BAD_INPUT, "The run has no round yet.", "Wait for its first round."),
+    "run-vanished": Entry(
+        BAD_INPUT,
+        "The run folder, or its metrics.jsonl, was removed or replaced under the job.",
+        "Leave it alone; begin anew.",
+    ),
+    "run-incomplete": Entry(
+        RESUMABLE,
+        "All rounds are done, but a file that DONE promises is missing or damaged.",
+        "Start the same command again.",
+    ),
     "run-write": Entry(RESUMABLE, "A file of the run folder cannot be written.", "Free space; start again."),
     "checkpoint-write": Entry(
         RESUMABLE, "A checkpoint cannot be written: the disk is full, say.", "Free space; start again."
@@ -107,6 +121,7 @@ ERRORS: dict[str, Entry] = {
     "checkpoint-none": Entry(BAD_INPUT, "No checkpoint of the run can be used.", "Start the run anew."),
     "checkpoint-fit": Entry(BAD_INPUT, "A checkpoint is of another model or other data.", "Resume with those."),
     "predictions-read": Entry(BAD_INPUT, "predictions.h5 is damaged or of another version.", "Delete it: it is made anew."),
+    "system-call": Entry(BAD_INPUT, "The system refused what was asked of a path.", "Look at the path that is named."),
     "out-write": Entry(BAD_INPUT, "A file that was asked for cannot be written.", "Name another place."),
     "job-none": Entry(BAD_INPUT, "No job is at work in the run folder.", "silofold status tells more."),
     "job-scale": Entry(BAD_INPUT, "There is nobody to scale with.", "Start with --standby, or with more workers."),

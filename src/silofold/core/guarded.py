@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ class UnfitError(Exception):
     """A file or text is not one that may be read; the message says why, without its name."""
 
 
-def opened(path: str | Path) -> BinaryIO:
+def opened(path: str | Path) -> BufferedReader:
     """Open a regular file for reading.
 
     Raises
@@ -100,6 +101,8 @@ def depth(text: bytes) -> int:
     for letter in text.translate(None, _OTHERS):
         now += 1 if letter in b"[{" else -1
         deepest = max(deepest, now)
+        if deepest > DEPTH:  # no need to count millions more
+            break
     return deepest
 
 

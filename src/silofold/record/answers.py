@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import h5py
 import msgspec
+import numpy as np
 
+from silofold.core import guarded, plain_hdf5
 from silofold.errors import RunFolderError
-from silofold.predictions import Predictions
+from silofold.predictions import TOP, Predictions
 from silofold.record import rundir
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 SCHEMA = 1
-_FAULTS = (OSError, KeyError, ValueError, TypeError, RuntimeError, msgspec.DecodeError)
+GROUPS = ("global_model", "personalised")
+FIELDS = {
+    "silo": (np.dtype("<i4"), False), "label": (np.dtype("<i4"), False), "top": (np.dtype("<i4"), True),
+    "confidence": (np.dtype("<f4"), False), "loss": (np.dtype("<f8"), False),
+}  # fmt: skip
+"""Of `Predictions`, in its order: the type, and whether there is a row of several an image."""
+
+
+class _Head(msgspec.Struct):
+    """The attributes of the file."""
+
+    schema: int
+    round: Annotated[int, msgspec.Meta(ge=0)]
+    model_sha256: str
+    tests: str
+    epochs: Annotated[int, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -80,31 +97,68 @@ def write(path: Path, answers: Answers) -> None:
         raise RunFolderError("out-write", f"{path}: cannot be written: {fault.strerror}") from None
 
 
-def read(path: Path) -> Answers:
-    """Read the file.
+def read(path: Path, sizes: Sequence[int], classes: int) -> Answers:
+    """Read the file, which may be another's: what it holds must be answers about these test images.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sizes
+        Test images of each silo.
+    classes
+        Number of classes.
 
     Raises
     ------
     RunFolderError
-        It is missing, damaged or of another schema.
+        It is missing, damaged, of another schema, or of other test images.
     """
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            if file.attrs["schema"] != SCHEMA:
-                raise RunFolderError("predictions-read", f"{path}: found schema {file.attrs['schema']}, expected {SCHEMA}")
-            groups = {name: _predictions(file[name]) for name in ("global_model", "personalised") if name in file}
-            return Answers(
-                round=int(file.attrs["round"]),
-                model_sha256=str(file.attrs["model_sha256"]),
-                tests=tuple(msgspec.json.decode(file.attrs["tests"], type=list[str])),
-                epochs=int(file.attrs["epochs"]),
-                matrix=file["matrix"][...] if "matrix" in file else None,
-                global_model=groups["global_model"],
-                personalised=groups.get("personalised"),
-            )
-    except _FAULTS as fault:
-        raise RunFolderError("predictions-read", f"{path}: cannot be read: {' '.join(str(fault).split())}") from None
+        with plain_hdf5.File(path) as file:
+            kept = _read(file, sizes, classes)
+    except OSError as fault:
+        raise RunFolderError("predictions-read", f"{path}: cannot be read: {fault.strerror}") from None
+    except guarded.UnfitError as fault:
+        raise RunFolderError("predictions-read", f"{path}: cannot be read: {fault}") from None
+    return kept
 
 
-def _predictions(group: h5py.Group) -> Predictions:
-    return Predictions(*(group[field.name][...] for field in fields(Predictions)))
+def _read(file: plain_hdf5.File, sizes: Sequence[int], classes: int) -> Answers:
+    told = guarded.decode(msgspec.json.encode(file.attributes), _Head)
+    if told.schema != SCHEMA:
+        raise guarded.UnfitError(f"found schema {told.schema}, expected {SCHEMA}")
+    groups = {name: _predictions(file, name, sizes, classes) for name in GROUPS if f"{name}/silo" in file.arrays}
+    if GROUPS[0] not in groups:
+        raise guarded.UnfitError(f"found no {GROUPS[0]}")
+    matrix = file.read("matrix") if "matrix" in file.arrays else None
+    if matrix is not None and (
+        matrix.shape != (len(sizes),) * 2 or matrix.dtype != np.int64 or (matrix < 0).any() or (matrix > sizes).any()
+    ):
+        raise guarded.UnfitError("matrix: found something else than right answers by model and silo")
+    return Answers(
+        round=told.round,
+        model_sha256=told.model_sha256,
+        tests=tuple(guarded.decode(told.tests.encode(), list[str])),
+        epochs=told.epochs,
+        matrix=matrix,
+        global_model=groups[GROUPS[0]],
+        personalised=groups.get(GROUPS[1]),
+    )
+
+
+def _predictions(file: plain_hdf5.File, name: str, sizes: Sequence[int], classes: int) -> Predictions:
+    """Read the answers of one model, and find out whether they can be answers at all."""
+    count = sum(sizes)
+    for field, (dtype, wide) in FIELDS.items():
+        found = file.arrays.get(f"{name}/{field}")
+        if found is None or found.dtype != dtype or found.shape != ((count, min(TOP, classes)) if wide else (count,)):
+            raise guarded.UnfitError(f"{name}/{field}: found {found and found.shape}, expected {count} of {dtype}")
+    read = Predictions(*(file.read(f"{name}/{field}") for field in FIELDS))
+    in_range = all(((array >= 0) & (array < classes)).all() for array in (read.label, read.top))
+    finite = np.isfinite(read.loss).all() and ((read.confidence >= 0) & (read.confidence <= 1 + 1e-6)).all()
+    if not in_range or not finite or not np.array_equal(read.silo, np.repeat(np.arange(len(sizes)), sizes)):
+        raise guarded.UnfitError(
+            f"{name}: found numbers that are no answers about {count} test images of {len(sizes)} silos"
+        )
+    return read

@@ -9,17 +9,20 @@ cut, so a run resumes on any number of servers and workers.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
 
 import h5py
 import msgspec
 import numpy as np
+from msgspec import Meta
 
+from silofold.core import guarded, plain_hdf5
 from silofold.errors import CheckpointError
-from silofold.messages import SavedFile
+from silofold.messages import SavedFile, sha256
 from silofold.record import rundir
 
 if TYPE_CHECKING:
@@ -31,20 +34,25 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST = "manifest.json"
 PREFIX = "round_"
+MOST: Final = 16 * guarded.MIB
+"""Bytes that a manifest may have: ten times that of ten thousand silos."""
+_FILE: Final = re.compile(r"(shard|silo)_(0|[1-9]\d{0,8})\.h5")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_Natural: TypeAlias = Annotated[int, Meta(ge=0, le=2**48)]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a checkpoint holds."""
 
     schema: int
-    round: int
+    round: _Natural
     """The last round whose result is in it; 0 is the initial model."""
-    counted: int
+    counted: _Natural
     """Rounds that count towards ``rounds.count``."""
-    voids: int
+    voids: _Natural
     """Void rounds in a row up to this one."""
-    parameters: int
-    bounds: list[tuple[int, int]]
+    parameters: _Natural
+    bounds: list[tuple[_Natural, _Natural]]
     """Start and stop of each shard's slice."""
     model_sha256: str
     settings: dict[str, Any]
@@ -95,12 +103,80 @@ def write_arrays(folder: Path, name: str, arrays: Mapping[str, NDArray[Any]]) ->
     path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with h5py.File(path, "w", locking=False) as file:  # some network file systems have no locks; the draft is ours
+        with _Patient(path) as place, h5py.File(place, "w") as file:
             for key, array in arrays.items():
                 file.create_dataset(key, data=array, track_times=False)
         return SavedFile(name, _made_durable(path))
-    except (OSError, RuntimeError) as fault:  # RuntimeError: HDF5 met the full disk when it closed the file
-        raise CheckpointError("checkpoint-write", f"{path}: cannot write the checkpoint: {_reason(fault)}") from None
+    except OSError as fault:
+        raise CheckpointError(
+            "run-vanished" if isinstance(fault, FileNotFoundError) else "checkpoint-write",
+            f"{path}: cannot write the checkpoint: {fault.strerror}",
+        ) from None
+
+
+class _Patient(io.RawIOBase):
+    """A new file for HDF5 that takes every write, and tells only at the end that one has failed.
+
+    HDF5's library does not survive a full disk: it closes what it could not write again and again, and at last ends the
+    process by a signal.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    OSError
+        On leaving: the first that a write has met.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("w+b", buffering=0)
+        self._fault: OSError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file; what HDF5 makes of a write that has failed is not worth telling."""
+        self._file.close()
+        if self._fault:
+            raise self._fault from None
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or take note of why not."""
+        rest = memoryview(data)
+        try:
+            while rest and not self._fault:
+                rest = rest[self._file.write(rest) :]
+        except OSError as fault:
+            self._fault = fault
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size, or take note of why not."""
+        try:
+            return self._file.truncate(size)
+        except OSError as fault:
+            self._fault = self._fault or fault
+            return size or 0
+
+    def readinto(self, buffer: Any) -> int:
+        """Read back."""
+        return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place in the file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Say at which place of the file it is."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing: nothing is held back."""
 
 
 def carry(folder: Path, name: str, draft: Path) -> SavedFile:
@@ -133,7 +209,7 @@ def carry(folder: Path, name: str, draft: Path) -> SavedFile:
         return SavedFile(name, _made_durable(draft / name))
     except OSError as fault:
         raise CheckpointError(
-            "checkpoint-write", f"{draft / name}: cannot copy it from {folder}: {_reason(fault)}"
+            "checkpoint-write", f"{draft / name}: cannot copy it from {folder}: {fault.strerror}"
         ) from None
 
 
@@ -142,12 +218,6 @@ def _made_durable(path: Path) -> str:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _reason(fault: Exception) -> str:
-    """Cut the reason out of what HDF5 makes of an error of the system."""
-    told = re.search(r"error message = '([^']*)'", str(fault))
-    return told[1] if told else getattr(fault, "strerror", None) or str(fault).partition("\n")[0]
 
 
 def publish(checkpoints: Path, manifest: Manifest, keep: int) -> Path:
@@ -180,7 +250,10 @@ def publish(checkpoints: Path, manifest: Manifest, keep: int) -> Path:
         for old in older[older.index(final) + keep :]:
             shutil.rmtree(old)
     except OSError as fault:
-        raise CheckpointError("checkpoint-write", f"{final}: cannot write the checkpoint: {fault.strerror}") from None
+        raise CheckpointError(
+            "run-vanished" if isinstance(fault, FileNotFoundError) else "checkpoint-write",
+            f"{final}: cannot write the checkpoint: {fault.strerror}",
+        ) from None
     return final
 
 
@@ -206,10 +279,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = guarded.decode(guarded.read(path, MOST), Manifest)
     except OSError as fault:
         raise CheckpointError("checkpoint-read", f"{path}: {fault.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except guarded.UnfitError as fault:
         raise CheckpointError("checkpoint-read", f"{path}: damaged: {fault}") from None
     if manifest.schema != SCHEMA:
         raise CheckpointError("checkpoint-read", f"{path}: found schema {manifest.schema}, expected {SCHEMA}")
@@ -217,7 +290,26 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError("checkpoint-read", f"{path}: is of round {manifest.round}, but the folder is {folder.name}")
     if manifest.seal != _seal(manifest):
         raise CheckpointError("checkpoint-read", f"{path}: damaged: its seal is not the sha256 of the rest")
+    if fault_found := _contradiction(manifest):
+        raise CheckpointError("checkpoint-read", f"{path}: {fault_found}")
     return manifest
+
+
+def _contradiction(manifest: Manifest) -> str:
+    """Say what cannot be true of a manifest that its seal fits: anybody can seal one."""
+    starts = [0, *(stop for _, stop in manifest.bounds)]
+    if not manifest.bounds or starts[-1] != manifest.parameters:
+        return f"bounds: found {len(manifest.bounds)} shards up to {starts[-1]}, expected all of {manifest.parameters}"
+    if any(start != before or stop < start for (start, stop), before in zip(manifest.bounds, starts, strict=False)):
+        return "bounds: found shards with a hole or an overlap between them, expected one after the other"
+    if odd := next((name for name in manifest.files if not _FILE.fullmatch(name)), None):
+        return f"files: found {odd!r}, expected shard_<i>.h5 and silo_<k>.h5 alone"
+    shards = {name for name in manifest.files if name.startswith("shard")}
+    if shards != set(_shard_names(manifest)):
+        return f"files: found {len(shards)} shards, expected shard_0.h5 to shard_{len(manifest.bounds) - 1}.h5"
+    if not all(map(_SHA256.fullmatch, (*manifest.files.values(), manifest.model_sha256, manifest.data_digest))):
+        return "found a digest that is not 64 hex digits"
+    return ""
 
 
 def _seal(manifest: Manifest) -> str:
@@ -238,10 +330,12 @@ def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     """
     for name in names:
         try:
-            with (folder / name).open("rb") as file:
+            with guarded.opened(folder / name) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as fault:
             raise CheckpointError("checkpoint-read", f"{folder / name}: {fault.strerror}") from None
+        except guarded.UnfitError as fault:
+            raise CheckpointError("checkpoint-read", f"{folder / name}: {fault}") from None
         if digest != manifest.files[name]:
             raise CheckpointError("checkpoint-read", f"{folder / name}: damaged: its sha256 is not the one in {MANIFEST}")
 
@@ -266,28 +360,85 @@ def read_shards(folder: Path, manifest: Manifest, wanted: slice) -> dict[str, ND
     Raises
     ------
     CheckpointError
-        A file cannot be read.
+        A file cannot be read, or does not hold what the manifest says.
     """
     pieces: dict[str, list[NDArray[Any]]] = {}
+    touched = 0
     for name, (start, stop) in zip(_shard_names(manifest), manifest.bounds, strict=True):
         low, high = max(start, wanted.start), min(stop, wanted.stop)
         if low < high:
-            arrays = read_arrays(folder / name, slice(low - start, high - start))
+            arrays = read_arrays(folder / name, slice(low - start, high - start), stop - start)
+            if arrays.get("model", np.empty(0)).dtype != np.float32:
+                raise CheckpointError("checkpoint-read", f"{folder / name}: found no model of float32 in it")
+            touched += 1
             for key, array in arrays.items():
                 pieces.setdefault(key, []).append(array)
+    if uneven := next((key for key, parts in pieces.items() if len(parts) != touched), None):
+        raise CheckpointError("checkpoint-read", f"{folder}: found {uneven!r} in some shards, expected it in all or none")
     return {key: np.concatenate(parts) for key, parts in pieces.items()}
 
 
-def read_arrays(path: Path, part: slice = slice(None)) -> dict[str, NDArray[Any]]:
-    """Read a part of every array of a file.
+def read_vector(folder: Path, manifest: Manifest) -> NDArray[np.float32]:
+    """Read the whole (P,) float32 model, and compare it with its digest.
 
     Raises
     ------
     CheckpointError
-        The file cannot be read.
+        A file cannot be read, or the model is another one than the manifest says.
+    """
+    if not manifest.parameters:
+        raise CheckpointError("checkpoint-read", f"{folder}: found a model of no parameter")
+    vector: NDArray[np.float32] = read_shards(folder, manifest, slice(0, manifest.parameters))["model"]
+    if sha256(vector.data) != manifest.model_sha256:
+        raise CheckpointError("checkpoint-read", f"{folder}: damaged: the model is not that of model_sha256 in {MANIFEST}")
+    return vector
+
+
+def check_model(folder: Path, manifest: Manifest) -> None:
+    """Compare the model with its digest, a shard at a time.
+
+    Raises
+    ------
+    CheckpointError
+        As `read_vector`.
+    """
+    parts = (read_shards(folder, manifest, slice(*bound))["model"].data for bound in manifest.bounds if bound[0] < bound[1])
+    if sha256(*parts) != manifest.model_sha256:
+        raise CheckpointError("checkpoint-read", f"{folder}: damaged: the model is not that of model_sha256 in {MANIFEST}")
+
+
+def read_momentum(path: Path, size: int) -> NDArray[np.float32]:
+    """Read a silo's kept momentum, (T,) float32 of a model of `size` trainable elements.
+
+    Raises
+    ------
+    CheckpointError
+        The file cannot be read, or holds something else.
+    """
+    found = read_arrays(path, rows=size).get("momentum")
+    if found is None or found.dtype != np.float32:
+        raise CheckpointError("checkpoint-read", f"{path}: found no momentum of float32 in it")
+    return found
+
+
+def read_arrays(path: Path, part: slice = slice(None), rows: int | None = None) -> dict[str, NDArray[Any]]:
+    """Read a part of every array of a file: of vectors, of `rows` elements where that is known.
+
+    Raises
+    ------
+    CheckpointError
+        The file cannot be read, or holds something else.
     """
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            return {key: dataset[part] for key, dataset in file.items()}
+        with plain_hdf5.File(path) as file:
+            for key, array in file.arrays.items():
+                if array.dtype.kind != "f" or len(array.shape) != 1 or rows not in {None, array.shape[0]}:
+                    raise CheckpointError(
+                        "checkpoint-read",
+                        f"{path}: {key}: found {array.shape} of {array.dtype}, expected a vector of {rows or 'any'} floats",
+                    )
+            return {key: file.read(key, part) for key in file.arrays}
     except OSError as fault:
-        raise CheckpointError("checkpoint-read", f"{path}: {fault}") from None
+        raise CheckpointError("checkpoint-read", f"{path}: {fault.strerror}") from None
+    except guarded.UnfitError as fault:
+        raise CheckpointError("checkpoint-read", f"{path}: damaged: {fault}") from None

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import time
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from silofold.core import guarded
 from silofold.errors import RunFolderError
 from silofold.record import rundir
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from silofold.record.rundir import RunFolder
 
+MOST = 16 * guarded.MIB
+"""Bytes that a status may have."""
 Stop: TypeAlias = Literal["", "round", "now"]
 
 
@@ -75,21 +79,23 @@ def read_status(folder: RunFolder) -> Status | None:
         It is damaged.
     """
     try:
-        return msgspec.json.decode(folder.status.read_bytes(), type=Status)
+        return guarded.decode(guarded.read(folder.status, MOST), Status)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as fault:
+    except OSError as fault:
+        raise RunFolderError("run-read", f"{folder.status}: cannot be read: {fault.strerror}") from None
+    except guarded.UnfitError as fault:
         raise RunFolderError("run-read", f"{folder.status}: cannot be read: {fault}") from None
 
 
 def is_running(folder: RunFolder) -> bool:
     """Whether a process of this machine, or of one that shares its locks, holds the folder."""
     try:
-        with folder.lock.open("rb") as file:
+        with guarded.opened(folder.lock) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (OSError, guarded.UnfitError):
         return False
     return False
 
@@ -115,7 +121,7 @@ def _ask(path: Path, text: str) -> None:
 def take_requests(folder: RunFolder, since: float) -> Requests:
     """Return what was asked after `since`, seconds since 1970, and take it off the desk."""
     stop, scale = _take(folder.stop_request, since), _take(folder.scale_request, since)
-    change = int(scale) if scale.lstrip("+-").isdecimal() else 0
+    change = int(scale) if re.fullmatch(r"[+-]?[0-9]{1,9}", scale) else 0
     return Requests("now" if stop == "now" else "round" if stop else "", change)
 
 
@@ -124,9 +130,9 @@ def _take(path: Path, since: float) -> str:
         if path.stat().st_mtime < since - 1:  # left over from a job that died; one second for the clocks of two machines
             path.unlink()
             return ""
-        text = path.read_text(encoding="ascii", errors="replace").strip()
+        text = guarded.read(path, 64).decode("ascii", errors="replace").strip()
         path.unlink()
-    except OSError:
+    except (OSError, guarded.UnfitError):  # somebody else's file, a FIFO say: nothing that a job could be asked by
         return ""
     return text
 

@@ -6,8 +6,35 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from silofold.core import console
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+class OneLine(logging.Formatter):
+    """One line a record, whatever stands in the names that it tells of; the lines of a traceback are set in."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        record.message = console.shown(record.getMessage())
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        traceback = self.formatException(record.exc_info) if record.exc_info else ""
+        return "\n    ".join([self.formatMessage(record), *map(console.shown, traceback.splitlines())])
+
+
+class _File(logging.FileHandler):
+    """A log that a full disk costs its last lines, and not a traceback a line on standard error."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name is logging's)
+        """Say once what is wrong."""
+        del record
+        if not self._told:
+            self._told = True
+            console.say(f"{self.baseFilename}: the log cannot be written: {sys.exc_info()[1]}")
 
 
 def start(path: Path, title: str) -> None:
@@ -21,8 +48,10 @@ def start(path: Path, title: str) -> None:
         Name of the rank, part of every line.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    form = logging.Formatter(f"%(asctime)s {title} %(levelname)s %(message)s")
-    file = logging.FileHandler(path, encoding="utf-8")
+    if path.is_symlink():  # of a folder that somebody else has made: it must not lead out of it
+        path.unlink()
+    form = OneLine(f"%(asctime)s {title} %(levelname)s %(message)s")
+    file = _File(path, encoding="utf-8", errors="backslashreplace")
     stream = logging.StreamHandler(sys.stderr)
     stream.setLevel(logging.WARNING)
     root = logging.getLogger("silofold")

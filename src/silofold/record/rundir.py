@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from silofold.errors import RunFolderError
+from silofold.record import run_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from silofold.record.run_record import Record
 
 
 LOCK = ".lock"
@@ -76,7 +79,7 @@ class RunFolder:
             # logs of a start that failed before its first round are no run: they may be written over
             found = sorted(entry.name for entry in self.path.iterdir() if not _NO_RUN.fullmatch(entry.name))
             # held until this process ends, however it ends: two jobs would write over each other's rounds
-            self._lock = self.lock.open("wb")
+            self._lock = open(self.lock, "wb", opener=_no_wait)  # noqa: SIM115  (held, and not only for a block)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunFolderError(
@@ -123,27 +126,24 @@ class RunFolder:
         """Let another process, or this one again, claim the folder."""
         self._lock.close()
 
-    def read_record(self) -> dict[str, Any]:
+    def read_record(self) -> Record:
         """Read ``run.json``.
 
         Raises
         ------
         RunFolderError
-            It is missing or no JSON object.
+            It is missing or damaged.
         """
-        try:
-            record = msgspec.json.decode(self.record.read_bytes(), type=dict[str, Any])
-        except OSError as fault:
-            raise RunFolderError(
-                "run-read", f"{self.record}: {fault.strerror}: is {self.path} the folder of a run?"
-            ) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-            raise RunFolderError("run-read", f"{self.record}: not valid JSON: {fault}") from None
-        return record
+        return run_record.read(self.record)
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
         write_atomically(self.record, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def _no_wait(path: str, flags: int) -> int:
+    """Open a file for writing, but no FIFO, which would wait for a reader."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -155,6 +155,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as fault:
+        fault.filename = str(path)  # a write that finds the disk full does not know whose it is
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)

@@ -351,6 +351,8 @@ class Scheduler:
         ------
         StopNow
             The job is to end in the middle of its round.
+        RunFolderError
+            The run folder is gone.
         """
         self._next_look = now + LOOK_EVERY
         asked = control.take_requests(self._job.folder, self._born)
@@ -359,6 +361,7 @@ class Scheduler:
         if asked.stop:
             self.end_early(0, "stopped as asked")
         self._asked_scale += asked.scale
+        self._history.check()
         self._write_status()
         if now >= self._next_beat:
             self._beat(now)

@@ -10,6 +10,7 @@ import numpy as np
 
 from silofold import plugins, topology
 from silofold.aggregation import buffers, exact
+from silofold.errors import CheckpointError
 from silofold.messages import Applied, Moved, Saved, Tally, sha256
 from silofold.record import checkpoint
 from silofold.roles import job as jobs
@@ -113,6 +114,11 @@ class Server:
         self._optimizer: ServerOptimizer = plugins.load("server_optimizer", job.settings.server_optimizer)
         self._runs = job.elements.runs(span)
         self._state = self._optimizer.start(len(vector))
+        if state is not None and set(state) != set(self._state):
+            raise CheckpointError(
+                "checkpoint-fit",
+                f"found {sorted(state)} of the server optimizer in the checkpoint, expected {sorted(self._state)}",
+            )
         for name, array in (state or {}).items():
             self._state[name][:] = array
         self._sum: NDArray[Any] = np.empty(0)

@@ -108,9 +108,12 @@ class Worker:
         scores = [score for silo, _ in tested if (score := self._score(silo))]
         now = time.monotonic()
         evaluation = Evaluation(plan.round, digest, now - begin, begin - self._planned, tuple(scores))
+        if plan.last:  # the scheduler writes DONE when it has heard this
+            self._save(plan, first=first)
         self._world.say(evaluation, topology.SCHEDULER)
         self._log(plan.round - 1, scores)
-        self._save(plan, first=first)
+        if not plan.last:
+            self._save(plan, first=first)
 
     def train(self, plan: Plan) -> Tally:
         """Train the silos that are dealt to this worker, report, and wait for the tally."""

@@ -71,6 +71,22 @@ def build(
     return FlatModel(module, device)
 
 
+def weigh(table: config.Table, classes: int, image_shape: tuple[int, ...]) -> int:
+    """Count the elements of a model of silofold without taking memory for them; 0 for a model of the user's own.
+
+    Raises
+    ------
+    ConfigError, PluginError
+        The model cannot be built so.
+    """
+    if ":" in table["name"]:
+        return 0
+    with torch.device("meta"):
+        module = _call(plugins.find("model", table["name"]), table, classes, image_shape)
+    floats = (value for value in (*module.parameters(), *module.buffers()) if value.is_floating_point())
+    return sum(value.numel() for value in floats)
+
+
 def _call(plugin: type[torch.nn.Module], table: config.Table, classes: int, shape: tuple[int, ...]) -> torch.nn.Module:
     if hasattr(plugin, "Settings"):
         settings = config.convert(table, plugin.Settings, f"model {table['name']}", "model")

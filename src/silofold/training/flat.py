@@ -8,7 +8,7 @@ buffer. Other buffers start each silo's training as the model was built, so that
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -119,6 +119,32 @@ class FlatModel:
         file = io.BytesIO()
         torch.save(state, file)
         return file.getvalue()
+
+    def difference(self, file: BinaryIO) -> str:
+        """Say in what a file that `encode` wrote, somewhere, differs from the module; empty if in nothing.
+
+        The file must have been looked through as an archive: torch reads it by C++.
+        """
+        if file.read() == self.encode():
+            return ""
+        file.seek(0)
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+            state = self.module.state_dict()
+            if not isinstance(found, dict) or set(found) != set(state):
+                return "found other names than the model has"
+            other = [name for name, value in state.items() if not _equal(found[name], value)]
+        except Exception as fault:  # noqa: BLE001  (whatever is in the file: torch, pickle and zip raise what they like)
+            return f"cannot be read by torch: {type(fault).__name__}"
+        return f"{other[0]}: is not that of the checkpoint" if other else ""
+
+
+def _equal(found: object, expected: object) -> bool:
+    """Whether two values of a state dict are the same: tensors to the last bit."""
+    if isinstance(found, torch.Tensor) and isinstance(expected, torch.Tensor):
+        there = found.layout is torch.strided and found.dtype is expected.dtype and found.shape == expected.shape
+        return there and torch.equal(found, expected.cpu())
+    return type(found) is type(expected) and bool(found == expected)
 
 
 def _shapes(named: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, tuple[int, ...]]]:

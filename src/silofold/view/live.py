@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
+from silofold.core.console import shown
 from silofold.view import text
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def lines(state: State, width: int) -> list[str]:
         found.append(f"{'now':{NAME}}{state.now}")
     if state.late:
         found.append(f"{'late':{NAME}}{', '.join(state.late)}")
-    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in found if line]
+    told = [shown(line) for line in found if line]
+    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in told]
 
 
 def left(state: State) -> float | None:

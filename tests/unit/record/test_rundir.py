@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from silofold.errors import RunFolderError
@@ -100,21 +102,50 @@ def test_another_process_at_work_in_the_folder(tmp_path: Path, held: list[rundir
 
 def test_the_record(tmp_path: Path) -> None:
     folder = rundir.RunFolder(tmp_path)
-    folder.write_record({"settings": {"seed": 1}, "ranks": [1, 2]})
-    assert folder.read_record() == {"settings": {"seed": 1}, "ranks": [1, 2]}
+    record = {
+        "settings": {"seed": 1}, "data_digest": "d" * 64, "classes": ["a"], "image_shape": [8, 8], "parameters": 3,
+        "silos": [{"name": "north", "train": "e" * 64, "test": "f" * 64}], "ranks": [{"rank": 0, "role": "scheduler"}],
+    }  # fmt: skip
+    folder.write_record(record | {"of a later version": {"elements": [1]}})
+    found = folder.read_record()
+    assert msgspec.json.decode(msgspec.json.encode(found)) | record == msgspec.json.decode(msgspec.json.encode(found))
+    assert (found.baseline, found.versions) == ("federated", {})
     assert folder.record.read_text().startswith('{\n  "settings": {\n')
+    for key in record:
+        wrongs: tuple[object, ...] = (None, [], {}, "", 3, [3], [None], {"a": None}, [[[]]], True)
+        right: dict[str, list[object]] = {
+            "settings": [{}, {"a": None}],
+            "ranks": [[]],
+            "data_digest": [""],
+            "parameters": [3],
+        }
+        for wrong in (value for value in wrongs if value not in right.get(key, [])):
+            folder.write_record(record | {key: wrong})
+            with pytest.raises(RunFolderError, match=r"run\.json: ") as caught:
+                folder.read_record()
+            assert "\n" not in str(caught.value)
+        folder.write_record({name: value for name, value in record.items() if name != key})
+        with pytest.raises(RunFolderError, match=rf"missing required field `{key}`"):
+            folder.read_record()
+    folder.write_record(record | {"image_shape": [10**6, 10**6]})
+    with pytest.raises(RunFolderError, match="too large for a picture"):
+        folder.read_record()
+    folder.record.unlink()
+    os.mkfifo(folder.record)
+    with pytest.raises(RunFolderError, match="no regular file"):
+        folder.read_record()
 
 
 @pytest.mark.parametrize(
     ("data", "story"),
     [
         (None, r"run\.json: No such file or directory: is .* the folder of a run\?$"),
-        (b"", r"run\.json: not valid JSON: "),
-        (b'{"settings": ', r"run\.json: not valid JSON: "),
-        (b"[1]", r"run\.json: not valid JSON: Expected `object`, got `array`"),
+        (b"", r"run\.json: no record of a run: "),
+        (b'{"settings": ', r"run\.json: no record of a run: "),
+        (b"[1]", r"run\.json: no record of a run: Expected `object`, got `array`"),
         pytest.param(
             b'{"settings": "\xff"}',
-            r"run\.json: not valid JSON: ",
+            r"run\.json: no record of a run: ",
         ),
     ],
 )

@@ -39,7 +39,9 @@ class Csv:
 
     def open(self, folder: Path, earlier: Sequence[Summary]) -> None:
         """Begin the file anew with the header and the earlier rounds."""
-        self._file = (folder / "metrics.csv").open("w", newline="", encoding="utf-8")
+        path = folder / "metrics.csv"
+        path.unlink(missing_ok=True)  # where it is a link, what it leads to is not ours
+        self._file = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._columns: list[tuple[str, str]] = []
         for summary in earlier:

@@ -1,0 +1,1 @@
+"""One module a command of the command line; faults become exit codes by who calls them."""
