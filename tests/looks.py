@@ -42,9 +42,10 @@ def look(
         round=3, model_sha256="ab" * 32, tests=tuple(one.test.sha256 for one in folder.silos), global_model=joined,
         matrix=np.array([[size // 2 for size in sizes] for _ in sizes], np.int64) if matrix else None,
     )  # fmt: skip
+    record = msgspec.convert(RECORD | {"classes": list(classes)}, Record)
     told = [_entry(index, one, row) for index, (one, row) in enumerate(zip(names, right, strict=True))]
     return compare.Look(
-        name=name, path=Path("nowhere"), kind="local" if matrix else "federated", record=msgspec.convert(RECORD | {"classes": list(classes)}, Record),
+        name=name, path=Path("nowhere"), kind="local" if matrix else "federated", record=record,
         rounds=rounds or [summary(number, silos=told) for number in (1, 2, 3)], answers=answers, data=folder,
         measures=measures.measure(joined, classes, len(right)), personalised=None,
     )  # fmt: skip

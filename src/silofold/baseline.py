@@ -23,13 +23,22 @@ import numpy as np
 
 from silofold import config, plugins, run, seeds, topology
 from silofold.core import console
+from silofold.core.fingerprint import difference
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SilofoldError
+from silofold.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    RequeueError,
+    RunFolderError,
+    SilofoldError,
+    UserCodeError,
+)  # fmt: skip
 from silofold.evaluation import measures
-from silofold.messages import Phases, RankPhases, Score, SiloSummary, Summary, sha256
+from silofold.messages import Cause, Phases, RankPhases, Score, SiloSummary, Summary, sha256
 from silofold.record import checkpoint, history, rundir, whole
 from silofold.record.rundir import RunFolder
-from silofold.training import build, device, instruction_set, local
+from silofold.training import build, device, instruction_set, local, start_check
 
 if TYPE_CHECKING:
     import argparse
@@ -123,7 +132,8 @@ def main(options: argparse.Namespace) -> int:
             "run-incomplete", f"{target.path}: all rounds are done, but not all is saved: {'; '.join(faults)}"
         )
     rundir.write_atomically(target.done, f"{last.model_sha256}\n".encode())
-    sys.stdout.write(console.shown(f"done: {settings.rounds.count} rounds; run folder {target.path}") + "\n")
+    told = f"done: {settings.rounds.count} rounds, accuracy {run.accuracy_told(last, data)}; run folder {target.path}"
+    sys.stdout.write(f"{console.shown(told)}\n")
     return 0
 
 
@@ -132,7 +142,7 @@ def _play(
 ) -> Summary:
     """Play the rounds that are left and return the last one."""
     rounds = work.settings.rounds
-    record = history.History(target.metrics, earlier)
+    record, played = history.History(target.metrics, earlier), list(earlier)
     for sink in sinks:
         sink.open(target.path, earlier)
     for number in range(len(earlier) + 1, rounds.count + 1):
@@ -142,16 +152,58 @@ def _play(
         summary = _summarise(work, number, crew.homes, steps, time.monotonic() - began)
         last = number == rounds.count
         record.append(summary)
-        if last or (rounds.checkpoint_every and number % rounds.checkpoint_every == 0):
-            _save(target, work, summary, after)
         for sink in sinks:
             sink.write(summary)
+        played.append(summary)
+        _look(work, played, sum(score.unanswered for step in steps for score in step.scores))
+        if last and len(after) == 1:
+            rundir.write_atomically(target.model, crew.encode(after[0]))
+        if last or (rounds.checkpoint_every and number % rounds.checkpoint_every == 0):
+            _save(target, work, summary, after)
     record.close()
     for sink in sinks:
         sink.close()
     if len(states) == 1 and states[0] is not None:
         rundir.write_atomically(target.model, crew.encode(states[0]))
     return history.read(target.metrics)[-1]
+
+
+def _look(work: Work, played: Sequence[Summary], unanswered: int) -> None:
+    """See that every model trains and answers, since no other rank could make up for one that does not.
+
+    Parameters
+    ----------
+    work
+        What is trained.
+    played
+        The rounds up to now.
+    unanswered
+        Test images of the last one without a finite logit.
+
+    Raises
+    ------
+    UserCodeError, DivergedError, RequeueError
+        A model failed in ``rounds.max_void`` rounds in a row, or in all there are; or most images are without an answer.
+    """
+    rounds, last = work.settings.rounds, played[-1]
+    rate = f"local.lr = {work.settings.local.lr:g}"
+    if 2 * unanswered > last.test_examples:
+        raise DivergedError(
+            "diverged-model",
+            f"round {last.round}: no finite logit for {unanswered} of {last.test_examples} test images, with {rate}",
+        )
+    window = min(rounds.max_void, rounds.count)
+    recent = [summary.silos for summary in played[-window:]]
+    if len(recent) < window:
+        return
+    failed = set.intersection(*({one.silo for one in silos if one.reason} for silos in recent))
+    for one in [one for one in last.silos if one.silo in failed][:1]:
+        story = f"round {last.round}, silo {one.name}: {one.reason}; so in {window} rounds in a row (rounds.max_void)"
+        if one.cause is Cause.RAISED:
+            raise UserCodeError("model-raised", f"model {work.settings.model['name']}: {story}")
+        if one.cause is Cause.DIVERGED:
+            raise DivergedError("diverged-rounds", f"{story}, with {rate}")
+        raise RequeueError("rounds-void", story)
 
 
 def _settings(options: argparse.Namespace) -> config.Settings:
@@ -201,6 +253,7 @@ class Crew:
 
     def __init__(self, work: Work, workers: int) -> None:
         instruction_set.pin(work.settings.local.cpu_isa, for_children=True)
+        os.environ.setdefault("PYTHONHASHSEED", "0")  # for the processes: a model may go through a set of names
         context = multiprocessing.get_context("spawn")
         self.homes = topology.assign_silos(work.examples, workers)
         self._pipes: list[Connection] = []
@@ -213,8 +266,14 @@ class Crew:
             self._pipes.append(ours)
             self._processes.append(process)
         benches = [self._answer(index) for index in range(workers)]
-        self.places: list[dict[str, str]] = [place for place, _ in benches]
+        self.places: list[dict[str, str]] = [place for place, _, _ in benches]
         self.parameters: int = benches[0][1]
+        if differs := difference([found for _, _, found in benches], [0] * workers):
+            raise UserCodeError(
+                "model-unequal",
+                f"model {work.settings.model['name']}: processes {differs[0]} and {differs[1]} built different models of "
+                f"one seed: they differ in {differs[2]}; expected all randomness from torch, numpy.random or random",
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -271,7 +330,7 @@ def serve(pipe: Connection, work: Work, index: int, models: tuple[int, ...]) -> 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer; this process ends when the pipe does
     try:
         bench = Bench(work, index, models)
-        pipe.send((bench.place, bench.parameters))
+        pipe.send((bench.place, bench.parameters, bench.fingerprint))
         while True:
             number, states = pipe.recv()
             if number:
@@ -302,14 +361,28 @@ class Bench:
         What decides the bits here.
     parameters
         Parameters of a model.
+    fingerprint
+        What the start check found.
     """
 
     def __init__(self, work: Work, index: int, models: Sequence[int]) -> None:
         self._work = work
         place = device.choose(work.settings.device, index, work.settings.local.threads)
         self.place = device.describe(place)
-        data = work.data
-        self._model: FlatModel = build.build(work.settings.model, data.classes, data.image_shape, work.settings.seed, place)
+        data, settings, name = work.data, work.settings, work.settings.model["name"]
+        models_made = [
+            build.build(settings.model, data.classes, data.image_shape, settings.seed, place)
+            for _ in range(1 if index or ":" not in name else 2)
+        ]
+        self._model: FlatModel = models_made[0]
+        sizes = start_check.shapes(
+            [silo.train.examples for silo in data.silos], [silo.test.examples for silo in data.silos], settings.local
+        )
+        rest = settings.local, sizes, data.image_shape, len(data.classes), name
+        self.fingerprint, self._draws = start_check.check(self._model, *rest)
+        self.place["model_structure"] = self.fingerprint.structure
+        for again in models_made[1:]:
+            start_check.check_again(self._model, again, *rest)
         self._initial = self._model.host.copy()
         self.parameters = len(self._initial)
         self._samples, self._test = {}, {}
@@ -330,12 +403,13 @@ class Bench:
         if before.momentum is not None:
             momentum.copy_(momentum.new_tensor(before.momentum))
         rng = seeds.generator(settings.seed, "shuffle", number, model)
-        local.seed_torch(seeds.torch_seed(settings.seed, "dropout", number, model))
+        local.seed_all(seeds.torch_seed(settings.seed, "dropout", number, model))
         try:
             outcome = self._train(model, momentum, rng)
-        except Exception as fault:  # noqa: BLE001  (a user's model may raise anything; the model of the round before stands)
-            text = (str(fault).strip().splitlines() or [""])[0]
-            outcome = local.Outcome(0, 0, 0.0, 0, time.perf_counter() - began, f"{type(fault).__name__}: {text}")
+        except SilofoldError:  # the model has become another one: no later round would be sound
+            raise
+        except (Exception, SystemExit) as fault:  # noqa: BLE001  (a user's model may raise anything; the one before stands)
+            outcome = local.broken_off(fault, time.perf_counter() - began)
         if outcome.reason:
             after = before
             self._model.load(before.vector)
@@ -345,8 +419,13 @@ class Bench:
         trained = time.perf_counter()
         due = number % settings.rounds.evaluate_every == 0 or number == settings.rounds.count
         tests = {silo: self._test[silo] for silo in self._work.groups[model]} if due else {}
-        scores = tuple(Score(silo, *local.evaluate(self._model, samples)) for silo, samples in tests.items())
+        with build.running(settings.model["name"]):
+            scores = tuple(self._score(silo, samples, number) for silo, samples in tests.items())
         return Step(after, outcome, scores, trained - began, time.perf_counter() - trained)
+
+    def _score(self, silo: int, samples: local.Samples, number: int) -> Score:
+        seed = seeds.torch_seed(self._work.settings.seed, "evaluate", number, silo) if self._draws else None
+        return Score(silo, *local.evaluate(self._model, samples, seed))
 
     def _train(self, model: int, momentum: Any, rng: np.random.Generator) -> local.Outcome:
         """Train on one silo as a worker does; on several pooled, in pieces of the silos' sizes drawn anew in each epoch."""
@@ -363,7 +442,8 @@ class Bench:
                 done.append(local.Training(self._model, part, once, momentum, rng, math.inf).to_end())
         steps, seen, correct = (sum(getattr(one, key) for one in done) for key in ("steps", "seen", "correct"))
         loss, seconds = (math.fsum(getattr(one, key) for one in done) for key in ("loss_sum", "seconds"))
-        return local.Outcome(steps, seen, loss, correct, seconds, next((one.reason for one in done if one.reason), ""))
+        bad = next((one for one in done if one.reason), done[0])
+        return local.Outcome(steps, seen, loss, correct, seconds, bad.reason, bad.cause)
 
     def encode(self, state: State) -> bytes:
         """Encode a model as a file for torch.load."""
@@ -451,6 +531,7 @@ def _summarise(work: Work, number: int, homes: Sequence[tuple[int, ...]], steps:
     good = [step for step in steps if not step.outcome.reason]
     seen = sum(step.outcome.seen for step in good)
     home = {silo: model for model, group in enumerate(work.groups) for silo in group}
+    loss = sum(scores[silo].loss_sum for silo in sorted(scores)) / share.examples if share.examples else None
     return Summary(
         round=number,
         void=False,
@@ -460,7 +541,7 @@ def _summarise(work: Work, number: int, homes: Sequence[tuple[int, ...]], steps:
         accuracy=share.accuracy,
         accuracy_low=share.low,
         accuracy_high=share.high,
-        test_loss=sum(scores[silo].loss_sum for silo in sorted(scores)) / share.examples if share.examples else None,
+        test_loss=loss if loss is None or math.isfinite(loss) else None,
         test_examples=share.examples,
         silos=[_silo(work, silo, steps[home[silo]].outcome, scores.get(silo)) for silo in sorted(home)],
         seconds=Phases(
@@ -493,6 +574,9 @@ def _silo(work: Work, silo: int, outcome: local.Outcome, score: Score | None) ->
         train_examples=info.train.examples,
         train_loss=outcome.loss_sum / outcome.seen if outcome.seen and not outcome.reason else None,
         reason=outcome.reason,
+        failed=outcome.cause.of_the_silo,
+        cause=outcome.cause,
+        raised=outcome.raised,
     )
 
 

@@ -108,7 +108,8 @@ class Rounds(Section, frozen=True):
     round starts that would, if it takes as long as the longest of the last ten, still run then. Without
     ``SLURM_JOB_END_TIME`` it means nothing."""
     max_void: Count = 3
-    """So many void rounds in a row end the job resumably (exit code 75)."""
+    """So many void rounds in a row end the job: as diverged (3) or by the user's code (4) where losses or one exception of
+    the model made them void, else resumably (75)."""
     worker_checkpoints: bool = False
     """Whether each worker also writes the model it receives, to ``worker_<i>/ckpt/``."""
 
@@ -154,7 +155,8 @@ class Settings(Section, frozen=True):
     """All settings of a run; each has a default."""
 
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
-    """All randomness follows from it: initial model, cohorts, order of the examples, dropout."""
+    """All randomness follows from it: initial model, cohorts, order of the examples, and whatever a model draws from the
+    global generators of torch, numpy and Python."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where workers train. ``auto``: a GPU where the worker sees one, else the CPU. The workers of a node take its visible
     GPUs in turn."""

@@ -13,10 +13,10 @@ from silofold import predictions, seeds, trained
 from silofold.core import console
 from silofold.data import picture
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, ConfigError, RunFolderError, SchemaError, SilofoldError
+from silofold.errors import CheckpointError, ConfigError, DivergedError, RunFolderError, SchemaError, SilofoldError
 from silofold.evaluation import measures
 from silofold.record import answers, rundir
-from silofold.training import local
+from silofold.training import build, local
 from silofold.training import predict as predicting
 from silofold.view import text
 
@@ -83,6 +83,7 @@ def predict(options: argparse.Namespace) -> int:
             "model-count", f"{options.model}: holds {len(vectors)} models, one a silo; expected one model for all"
         )
     model.load(vectors[0])
+    seed = seeds.torch_seed(found.settings.seed, "evaluate", found.manifest.round)
     code = 0
     names = [console.shown(str(path)) for path in options.images]
     width = max(map(len, names))
@@ -98,7 +99,10 @@ def predict(options: argparse.Namespace) -> int:
             continue
         pixels = np.array(image[None])  # a copy: what Pillow hands out may not be written, and torch warns of that
         sample = local.load(pixels, np.zeros(1, np.int64), model.vector.device)
-        shares = np.exp(predicting.log_probabilities(model, sample.images, len(classes))[0])
+        try:
+            shares = np.exp(predicting.log_probabilities(model, sample.images, len(classes), seed)[0])
+        except DivergedError as fault:
+            raise DivergedError("diverged-model", f"{options.model}: {fault}; picture {path}") from None
         best = np.argsort(-shares, kind="stable")[: options.top]
         answers = "  ".join(f"{console.shown(classes[k])} {text.percent(shares[k])}" for k in best)
         console.write(f"{name:{width}}  {answers}\n")
@@ -147,7 +151,7 @@ def answers_of(found: Trained, folder: Path, data: silos.Manifest, epochs: int) 
             "model-count", f"{found.run.path}: holds {len(vectors)} models, one a silo; {folder} has {len(data.silos)} silos"
         )
     tests = [_samples(folder, data, index, "test", model) for index in range(len(data.silos))]
-    rows = [_row(model, vector, tests, len(data.classes)) for vector in vectors]
+    rows = [_row(found, model, vector, tests, len(data.classes)) for vector in vectors]
     own = [rows[index if len(rows) > 1 else 0][index] for index in range(len(tests))]
     seen = answers.Answers(
         round=found.manifest.round,
@@ -186,9 +190,22 @@ def _samples(folder: Path, data: silos.Manifest, index: int, split: silos.SplitN
     return local.load(part.images, part.labels, model.vector.device)
 
 
-def _row(model: FlatModel, vector: NDArray[np.float32], tests: Sequence[local.Samples], classes: int) -> list[Predictions]:
+def _row(
+    found: Trained, model: FlatModel, vector: NDArray[np.float32], tests: Sequence[local.Samples], classes: int
+) -> list[Predictions]:
     model.load(vector)
-    return [predicting.predict(model, samples, index, classes) for index, samples in enumerate(tests)]
+    return [_asked(found, model, samples, index, classes) for index, samples in enumerate(tests)]
+
+
+def _asked(found: Trained, model: FlatModel, samples: local.Samples, silo: int, classes: int) -> Predictions:
+    """Ask a model about a silo's test images, with the random numbers of the run's own evaluation."""
+    name = found.settings.model["name"]
+    try:
+        with build.running(name):
+            seed = seeds.torch_seed(found.settings.seed, "evaluate", found.manifest.round, silo)
+            return predicting.predict(model, samples, silo, classes, seed)
+    except DivergedError as fault:
+        raise DivergedError("diverged-model", f"{found.run.path}, silo {silo}: {fault}") from None
 
 
 def _personalised(
@@ -206,12 +223,17 @@ def _personalised(
     for index, samples in enumerate(tests):
         model.load(vectors[index if len(vectors) > 1 else 0])
         rng = seeds.generator(found.settings.seed, "shuffle", found.manifest.round + 1, index)
-        local.seed_torch(seeds.torch_seed(found.settings.seed, "dropout", found.manifest.round + 1, index))
+        local.seed_all(seeds.torch_seed(found.settings.seed, "dropout", found.manifest.round + 1, index))
         train = _samples(folder, data, index, "train", model)
-        done = local.Training(model, train, settings, model.gradient.new_zeros(model.gradient.shape), rng, math.inf).to_end()
+        momentum = model.gradient.new_zeros(model.gradient.shape)
+        with build.running(found.settings.model["name"]):
+            done = local.Training(model, train, settings, momentum, rng, math.inf).to_end()
         if done.reason:
-            raise CheckpointError("silo-training", f"silo {data.silos[index].name}: cannot be personalised: {done.reason}")
-        parts.append(predicting.predict(model, samples, index, len(data.classes)))
+            raise DivergedError(
+                "silo-training",
+                f"silo {data.silos[index].name}: cannot be personalised: {done.reason}, with local.lr = {settings.lr:g}",
+            )
+        parts.append(_asked(found, model, samples, index, len(data.classes)))
     return predictions.join(parts)
 
 

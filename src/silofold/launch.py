@@ -326,7 +326,7 @@ def environment(threads: int) -> dict[str, str]:
     threads
         Threads of each rank.
     """
-    wanted = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+    wanted = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     if LAUNCHER in os.environ or find_mpirun()[1] == "openmpi":
         wanted |= _open_mpi_environment()
     return wanted | dict(os.environ)

@@ -6,11 +6,37 @@ never travel this way. `Summary` is the line a round leaves in the run's record.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import math
 from typing import TypeAlias
 
 import msgspec
+
+
+class Cause(enum.Enum):
+    """Why a silo's update does not count: what follows from it is decided by this, and never by the words beside it."""
+
+    NONE = ""
+    LATE = "late"
+    """No report, or no time left."""
+    ABSENT = "absent"
+    """The global model did not arrive."""
+    DATA = "data"
+    """The silo's file cannot be read."""
+    MEMORY = "memory"
+    """The machine's memory was full."""
+    RAISED = "raised"
+    """The model raised."""
+    DIVERGED = "diverged"
+    """Loss or update is not finite, or out of range."""
+    FALSE = "false"
+    """A report that cannot be true, or one that came in one sum with such a report."""
+
+    @property
+    def of_the_silo(self) -> bool:
+        """Whether the silo's own data or model is at fault, and not the rank it runs on."""
+        return self in {Cause.DATA, Cause.MEMORY, Cause.RAISED, Cause.DIVERGED}
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -77,6 +103,16 @@ class Score(msgspec.Struct, frozen=True, array_like=True):
     examples: int
     correct: int
     loss_sum: float
+    unanswered: int = 0
+    """Images for which the model gave no finite logit."""
+
+
+class Unscored(msgspec.Struct, frozen=True, array_like=True):
+    """A silo whose test split could not be evaluated."""
+
+    silo: int
+    cause: Cause
+    reason: str
 
 
 class Evaluation(Message, frozen=True):
@@ -89,6 +125,7 @@ class Evaluation(Message, frozen=True):
     seconds: float
     broadcast_seconds: float
     scores: tuple[Score, ...]
+    unscored: tuple[Unscored, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
@@ -108,6 +145,10 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     """Length of the update that it would add."""
     reason: str = ""
     """Why it is not finished."""
+    cause: Cause = Cause.NONE
+    """The same as a word that decisions rest on."""
+    raised: str = ""
+    """Class and place of the exception that the model raised: the same exception again has the same."""
 
 
 class Reports(Message, frozen=True):
@@ -168,6 +209,8 @@ class Applied(Message, frozen=True):
     """Digest of the slice after the round."""
     reduce_seconds: float
     apply_seconds: float
+    finite: bool = True
+    """Whether every element of it is a finite number."""
 
 
 class SavedFile(msgspec.Struct, frozen=True, array_like=True):
@@ -221,13 +264,21 @@ class Over(Message, frozen=True):
     """Whether the job has lost or missed a rank: then MPI's own farewell may wait for ever."""
 
 
+class Broken(Message, frozen=True):
+    """A server or worker tells of a fault that ends the job: of code of the user's own, say."""
+
+    id: str
+    """Of the table of errors."""
+    story: str
+
+
 class Gone(Message, frozen=True):
     """A rank is dead. Never sent: the world of the receiver says it in the dead rank's name."""
 
 
 AnyMessage: TypeAlias = (
     Ready | Plan | Evaluation | Reports | Tally | Moved | Applied | Saved
-    | Alive | Halt | Here | Regroup | Expel | Over | Gone
+    | Alive | Halt | Here | Regroup | Expel | Over | Broken | Gone
 )  # fmt: skip
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
 
@@ -264,6 +315,10 @@ class SiloSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Why its update was not accepted."""
     failed: bool = False
     """Whether it reported so itself, in time: its data or its model is at fault, and not the rank it runs on."""
+    cause: Cause = Cause.NONE
+    """The same as a word; empty in records of versions before 0.9."""
+    raised: str = ""
+    """Class and place of the exception that its model raised."""
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,15 +12,17 @@ import importlib.machinery
 import importlib.util
 import pkgutil
 import sysconfig
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from silofold import config
-from silofold.errors import PluginError, SilofoldError, UserCodeError
+from silofold.core.own_plugins import GUARDS
+from silofold.core.user_code import calling, told
+from silofold.errors import PluginError, UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
 Kind: TypeAlias = Literal["model", "cohort", "strategy", "server_optimizer", "sink"]
 FOLDERS: dict[Kind, str] = {
@@ -129,25 +131,42 @@ def find(kind: Kind, name: str) -> Any:
     Raises
     ------
     PluginError
-        There is none of that name, its module cannot be imported, or it is no class of that kind.
+        There is none of that name, its module cannot be found, or it is no class of that kind.
+    UserCodeError
+        A module of the user's own raised while it was imported.
     """
     check_name(kind, name)
     module, colon, attribute = name.partition(":")
     if not colon:
         module, attribute = f"{FOLDERS[kind]}.{name}", "plugin"
-    try:
-        found = importlib.import_module(module)
-    except ImportError as fault:
-        hint = "is its folder on PYTHONPATH?" if colon else f"pip install 'silofold[{name}]'"
-        raise PluginError("plugin-import", f"{kind} {name!r}: {fault}; {hint}") from fault
-    except (Exception, SystemExit) as fault:  # whatever a module of the user's own does when it is imported
-        raise UserCodeError("plugin-raises", f"{kind} {name!r}: its module raised {_said(fault)}") from fault
-    try:
+    found = _imported(kind, name, module, own=bool(colon))
+    with _called(f"{kind} {name}"):  # a module may answer for its attributes itself
+        if not hasattr(found, attribute):
+            raise PluginError("plugin-unknown", f"{kind} {name!r}: module {module} has no {attribute}")
         plugin = getattr(found, attribute)
-    except AttributeError:
-        raise PluginError("plugin-unknown", f"{kind} {name!r}: module {module} has no {attribute}") from None
     _check_kind(kind, name, plugin)
     return plugin
+
+
+def _imported(kind: Kind, name: str, module: str, *, own: bool) -> Any:
+    """Import a plug-in's module; one that is not there is told apart from one that breaks while it is imported."""
+    try:
+        with _called(f"{kind} {name}: importing {module}"):
+            return importlib.import_module(module)
+    except UserCodeError as broken:
+        fault = broken.__cause__
+        if not own and isinstance(fault, ImportError):
+            hint = f"pip install 'silofold[{name}]'"
+            raise PluginError("plugin-import", f"{kind} {name!r}: {fault}; {hint}") from fault
+        if isinstance(fault, ModuleNotFoundError) and fault.name and f"{module}.".startswith(f"{fault.name}."):
+            raise PluginError("plugin-import", f"{kind} {name!r}: {fault}; is its folder on PYTHONPATH?") from fault
+        if not module or module.startswith(".") or "\0" in module:
+            raise PluginError("plugin-name", f"{kind} {name!r}: expected package.module:Class") from None
+        raise
+
+
+def _called(what: str) -> AbstractContextManager[None]:
+    return calling(lambda fault: UserCodeError("plugin-raised", f"{what}: {told(fault)}"))
 
 
 def load(kind: Kind, table: config.Table) -> Any:
@@ -164,23 +183,18 @@ def load(kind: Kind, table: config.Table) -> Any:
     ------
     PluginError
         There is no such plug-in, or it is of another kind.
+    UserCodeError
+        One of the user's own raised, or lacks what its kind must have.
     ConfigError
         One of its settings is unknown or out of range.
     """
     plugin = find(kind, table["name"])
     settings = config.convert(table, plugin.Settings, f"{kind} {table['name']}", kind)
-    try:
+    if ":" not in table["name"]:
         return plugin(settings)
-    except SilofoldError:
-        raise
-    except Exception as fault:
-        raise UserCodeError("plugin-raises", f"{kind} {table['name']!r}: raised {_said(fault)}") from fault
-
-
-def _said(fault: BaseException) -> str:
-    """Say what code of the user's own raised, and where, in one line."""
-    last = traceback.extract_tb(fault.__traceback__)[-1]
-    return f"{type(fault).__name__}: {(str(fault).splitlines() or [''])[0]} ({last.filename}, line {last.lineno})"
+    with _called(f"{kind} {table['name']}"):
+        built = plugin(settings)
+    return GUARDS[kind](kind, table["name"], built)
 
 
 def _check_kind(kind: Kind, name: str, plugin: Any) -> None:

@@ -19,7 +19,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, cast
 
 import msgspec
 import numpy as np
@@ -32,9 +32,18 @@ from silofold.comm.window import Node
 from silofold.core import console
 from silofold.core.elements import Elements
 from silofold.core.endings import RESUMABLE
+from silofold.core.fingerprint import Fingerprint, difference
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, ConfigError, RequeueError, RunFolderError, SilofoldError
-from silofold.messages import Over, Regroup, Summary, sha256
+from silofold.errors import (
+    CheckpointError,
+    ConfigError,
+    RequeueError,
+    RunFolderError,
+    SilofoldError,
+    UserCodeError,
+)  # fmt: skip
+from silofold.evaluation.accuracy import chance
+from silofold.messages import Broken, Over, Regroup, Summary, sha256
 from silofold.record import checkpoint, control, history, log, rundir, surroundings, whole
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
@@ -49,12 +58,12 @@ if TYPE_CHECKING:
     from silofold.comm.world import World
     from silofold.roles.worker import SiloSplit, Worker
     from silofold.round import Role
+    from silofold.training.flat import FlatModel
     from silofold.training.local import Samples
     from silofold.training.side_by_side import Trainer
+    from silofold.training.start_check import Found
 
 logger = logging.getLogger(__name__)
-Trainee: TypeAlias = "tuple[Trainer, Shelf[SiloSplit, Samples], dict[str, str]]"
-"""What a rank that trains has: the model, its silos, and the device in words."""
 Inputs: TypeAlias = tuple[config.Settings, silos.Manifest, list[Summary]]
 """What is read from disk once: settings, manifest, and the rounds that a replay follows."""
 
@@ -88,6 +97,15 @@ class Request:
     resume: bool = False
     replay: Path | None = None
     rehearse: bool = False
+
+
+class Trainee(NamedTuple):
+    """What a rank that trains has: the model, its silos, the device in words, and what the start check found."""
+
+    trainer: Trainer
+    shelf: Shelf[SiloSplit, Samples]
+    device: dict[str, str]
+    found: Found
 
 
 class Beginning(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +209,12 @@ def _rounds(world: World, role: Role, job: Job, fabrics: Fabrics) -> int:
             world.troubled |= expect(world, job, Over).troubled
     except RunOver as over:
         return over.exit_code
+    except UserCodeError as fault:
+        if not world.rank:
+            raise
+        logger.info("rank %d ends the job", world.rank, exc_info=fault)
+        world.say(Broken(fault.id, fault.message), topology.SCHEDULER)  # who tells it once, and ends all ranks
+        return expect(world, job, Over).exit_code
     return code
 
 
@@ -277,6 +301,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     _hand_out(world, job, trainee[0].model.host if trainee else None, slices, node)
     environment = _environment(world.places[world.rank][0], trainee)
     people = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
+    _compare_models(world, job, trainee, people)
     if request.rehearse:
         if world.rank == 0:
             sys.stdout.write(rehearsal.story(job, slices, people))
@@ -450,15 +475,9 @@ def _host(world: World, job: Job) -> Trainee:
         trainees = (*job.layout.worker_ranks, *job.layout.standby_ranks)
         beside = [rank for rank in trainees if hosts[rank] == hosts[world.rank]]
         place = device.choose(job.settings.device, beside.index(world.rank), job.settings.local.threads)
-        model = build.build(
-            job.settings.model,
-            job.data.classes,
-            job.data.image_shape,
-            job.settings.seed,
-            place,
-            compiled=job.settings.local.compile,
-        )
-        trainer = side_by_side.Trainer(model, job.settings.local)
+        model, found = _tried(job, place, again=world.rank == job.layout.worker_ranks.start)
+        with build.building(job.settings.model["name"]):  # it may copy the model
+            trainer = side_by_side.Trainer(model, job.settings.local)
 
         def load(wanted: SiloSplit) -> Samples:
             part = ahead.pop(wanted).result() if wanted in ahead else read(wanted)
@@ -467,7 +486,51 @@ def _host(world: World, job: Job) -> Trainee:
         shelf: Shelf[SiloSplit, Samples] = Shelf(load, limit)
         for wanted in splits if not limit else ():
             shelf.take(wanted)
-    return trainer, shelf, device.describe(place)
+    return Trainee(trainer, shelf, device.describe(place), found)
+
+
+def _tried(job: Job, place: Any, *, again: bool) -> tuple[FlatModel, Found]:
+    """Build the model and take the steps of the start check; where asked, build one of the user's own a second time."""
+    from silofold.training import build, start_check  # noqa: PLC0415  (torch: on workers alone)
+
+    settings, data = job.settings, job.data
+    name = settings.model["name"]
+
+    def make() -> FlatModel:
+        return build.build(
+            settings.model, data.classes, data.image_shape, settings.seed, place, compiled=settings.local.compile
+        )
+
+    model = make()
+    sizes = start_check.shapes(job.examples, [silo.test.examples for silo in data.silos], settings.local)
+    rest = settings.local, sizes, data.image_shape, len(data.classes), name
+    found = start_check.check(model, *rest)
+    if again and ":" in name:
+        start_check.check_again(model, make(), *rest)
+    return model, found
+
+
+def _compare_models(world: World, job: Job, trainee: Trainee | None, people: list[dict[str, Any]]) -> None:
+    """See that every worker and standby has made the same model.
+
+    Raises
+    ------
+    UserCodeError
+        Two of them differ.
+    """
+    mine = msgspec.json.encode(trainee.found.fingerprint if trainee else None)
+    found = [msgspec.json.decode(answer, type=Fingerprint | None) for answer in world.gather(mine)]
+    ranks = [rank for rank, one in enumerate(found) if one]
+    places = [tuple(people[rank].get(key) for key in surroundings.OF_A_WORKER) for rank in ranks]
+    with world.together():
+        if differs := difference([one for one in found if one], places):
+            one, other = (job.layout.title(ranks[index]) for index in differs[:2])
+            raise UserCodeError(
+                "model-unequal",
+                f"model {job.settings.model['name']}: {one} and {other} built different models of one seed: they differ in "
+                f"{differs[2]}; expected all randomness from torch, numpy.random or random, and no order of a set "
+                "(PYTHONHASHSEED)",
+            )
 
 
 def _agree_on_elements(world: World, layout: topology.Layout, mine: Elements | None) -> Elements:
@@ -577,7 +640,7 @@ def _make_role(
 
     if trainee is None:
         raise AssertionError
-    trainer, shelf, _ = trainee
+    trainer, shelf, _, found = trainee
     momenta = {}
     if beginning.manifest:
         files = {silo: checkpoint.silo_name(silo) for silo in job.hosted().get(world.rank, ())}
@@ -586,7 +649,7 @@ def _make_role(
             for silo, name in files.items()
             if name in beginning.manifest.files
         }
-    worker: Worker = Worker(world, job, trainer, node.model, node.room, shelf, momenta)
+    worker: Worker = Worker(world, job, trainer, node.model, node.room, shelf, momenta, draws=found.draws)
     return worker
 
 
@@ -660,7 +723,7 @@ def _environment(host: str, trainee: Trainee | None) -> dict[str, Any]:
         "gpus": ",".join(machine.gpus()),
         "memory": machine.memory_used(),
     }
-    return seen | (trainee[2] if trainee else {})
+    return seen | (trainee.device | {"model_structure": trainee.found.fingerprint.structure} if trainee else {})
 
 
 def _record(job: Job, slices: list[slice], people: list[dict[str, Any]]) -> dict[str, Any]:
@@ -718,7 +781,7 @@ def _close(scheduler: Scheduler, job: Job) -> None:
             "run-incomplete", f"{job.folder.path}: all rounds are done, but not all is saved: {'; '.join(faults)}"
         )
     best = next((summary for summary in reversed(rounds) if summary.accuracy is not None), None)
-    story = f"{best.accuracy:.2%} of {best.test_examples} test images" if best and best.accuracy is not None else "n/a"
+    story = accuracy_told(best, job.data)
     if scheduler.ending:
         story = f"{scheduler.ending[1]}: {len(rounds)} rounds, accuracy {story}; go on with --resume {job.folder.path}"
     elif job.script:
@@ -730,6 +793,16 @@ def _close(scheduler: Scheduler, job: Job) -> None:
         rundir.write_atomically(job.folder.done, f"{rounds[-1].model_sha256}\n".encode())
     sys.stdout.write("\n".join([*_timeline(job, rounds, scheduler.started), console.shown(story), ""]))
     sys.stdout.flush()
+
+
+def accuracy_told(summary: Summary | None, data: silos.Manifest) -> str:
+    """Tell the accuracy of a round, and whether it is worth anything."""
+    if summary is None or summary.accuracy is None:
+        return "n/a"
+    histogram = [sum(counts) for counts in zip(*(silo.test.histogram for silo in data.silos), strict=True)]
+    story = f"{summary.accuracy:.2%} of {summary.test_examples} test images"
+    worthless = chance(round(summary.accuracy * summary.test_examples), summary.test_examples, histogram)
+    return f"{story}, {worthless}" if worthless else story
 
 
 def _timeline(job: Job, rounds: list[Summary], started: float) -> list[str]:

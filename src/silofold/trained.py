@@ -15,7 +15,7 @@ from silofold.data import silo as silos
 from silofold.errors import CheckpointError, RunFolderError, SchemaError
 from silofold.record import checkpoint
 from silofold.record.rundir import RunFolder
-from silofold.training import build, device
+from silofold.training import build, device, start_check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,12 @@ class Trained:
         """Read the run's ``run.json``; none where there is none, as beside a checkpoint that was copied elsewhere."""
         return self.run.read_record() if self.run.record.exists() else None
 
+    def _structures(self) -> set[str]:
+        """Digests of the model's structure on the workers of the run; none where it was not recorded."""
+        record = self.record()
+        found = [rank.get("model_structure") for rank in record.ranks] if record else []
+        return {one for one in found if isinstance(one, str)}
+
     def build(self, classes: tuple[str, ...], image_shape: tuple[int, ...]) -> tuple[FlatModel, NDArray[np.float32]]:
         """Build the model and return it with its (N, P) saved vectors.
 
@@ -63,7 +69,15 @@ class Trained:
         place = device.choose(self.settings.device, 0, self.settings.local.threads)
         if size := build.weigh(self.settings.model, len(classes), image_shape):  # a false record asks for any memory
             self._fit(size, classes, image_shape)
+        name = self.settings.model["name"]
         model = build.build(self.settings.model, classes, image_shape, self.settings.seed, place)
+        recorded = self._structures()
+        if recorded and start_check.structure(model) not in recorded:
+            raise CheckpointError(
+                "model-fit",
+                f"{self.run.path}: {name} is built with other names, shapes or order of parameters than in the run: is its "
+                "code another one, or does it go through a set, whose order PYTHONHASHSEED decides?",
+            )
         self._fit(model.size, classes, image_shape)
         return model, self.vector.reshape(-1, model.size)
 

@@ -226,9 +226,9 @@ def test_a_void_round_changes_no_byte(tiny: Path, recipe: Path, tmp_path: Path) 
 
 
 def test_a_silo_that_keeps_failing_is_benched(tiny: Path, recipe: Path, tmp_path: Path) -> None:
-    """BatchNorm refuses a last batch of one picture: silos of 33 and 25 pictures fail at batch size 8, each round."""
+    """The model refuses a last batch of one picture: silos of 33 and 25 pictures fail at batch size 8, each round."""
     out = tmp_path / "run"
-    settings = ("model.name=own_model:Net", "rounds.update_ratio=0.6", "rounds.bench_after=2", "rounds.count=4")
+    settings = ("model.name=own_model:Picky", "rounds.update_ratio=0.6", "rounds.bench_after=2", "rounds.count=4")
     where = {"PYTHONPATH": str(mpirun.__file__).rpartition("/")[0]}
     ended = mpirun.train(4, recipe, tiny, out, *settings, environment=where)
     assert ended.code == 0, ended

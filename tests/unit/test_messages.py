@@ -10,6 +10,8 @@ from silofold import messages
 from silofold.messages import (
     Alive,
     Applied,
+    Broken,
+    Cause,
     Evaluation,
     Expel,
     Gone,
@@ -28,6 +30,7 @@ from silofold.messages import (
     Score,
     Summary,
     Tally,
+    Unscored,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -43,6 +46,10 @@ EACH: list[AnyMessage] = [
     Evaluation(4, "ab", 0.5, 0.25, (Score(0, 10, 9, 1.5), Score(7, 0, 0, 0.0))),
     Reports(4, 1.5, (Report(0, 10, 2, 20, 3.5, 7, 0.5, finished=True, elements=66_404),)),
     Reports(4, 0.0, (Report(7, 9, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason="é"),)),
+    Reports(
+        4, 0.0, (Report(7, 9, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason="é", cause=Cause.RAISED, raised="K x"),)
+    ),
+    Evaluation(4, "", 0.5, 0.25, (Score(0, 10, 9, float("inf"), 4),), (Unscored(7, Cause.DATA, "why"),)),
     Tally(4, 2, MEMBERS, ((5,), (0,)), (10, 1), quorum_met=True),
     Tally(4, 2, MEMBERS, ((5,), (0,)), (10, 1), quorum_met=True, settled=True),
     Moved(4, 1),
@@ -55,6 +62,7 @@ EACH: list[AnyMessage] = [
     Regroup((0, 2), (1,)),
     Expel(3),
     Over(75, troubled=True),
+    Broken("model-raised", "what and where"),
     Gone(),
 ]  # fmt: skip
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
+
+from silofold.messages import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -117,6 +120,45 @@ def count_failures(before: Mapping[int, int], summary: Summary, limit: int) -> d
         elif entry.failed:
             after[entry.silo] = after.get(entry.silo, 0) + 1
     return after
+
+
+def cause_of(report: Report | None, *, refused: bool) -> Cause:
+    """Tell why a silo of the cohort does not count, as a word; its report may not have come."""
+    if not refused:
+        return Cause.NONE
+    if report is None:
+        return Cause.LATE
+    return Cause.FALSE if report.finished else report.cause
+
+
+def lasting(voids: Sequence[Summary], update_ratio: float) -> Cause:
+    """Tell what made void rounds void, if no repetition of the job would mend it.
+
+    A round is void for a lasting cause if too few updates would have counted even with every rank there and in time: too
+    many silos diverged, or raised an exception that stands in each of these rounds.
+
+    Parameters
+    ----------
+    voids
+        Void rounds in a row.
+    update_ratio
+        Share of the cohort that must be accepted.
+
+    Returns
+    -------
+    Cause
+        `Cause.RAISED` or `Cause.DIVERGED`, whichever more silos met; `Cause.NONE` if a repetition may mend it.
+    """
+    raised = [Counter(silo.raised for silo in one.silos if silo.cause is Cause.RAISED) for one in voids]
+    again = set.intersection(*(set(found) for found in raised)) if raised else set()
+    by_model = [sum(found[token] for token in again) for found in raised]
+    by_numbers = [sum(silo.cause is Cause.DIVERGED for silo in one.silos) for one in voids]
+    for one, *failed in zip(voids, by_model, by_numbers, strict=True):
+        if sum(failed) <= max(0, len(one.cohort) - needed(update_ratio, len(one.cohort))):
+            return Cause.NONE
+    if not voids:
+        return Cause.NONE
+    return Cause.RAISED if sum(by_model) >= sum(by_numbers) else Cause.DIVERGED
 
 
 def _objection(report: Report | None, examples: int, elements: int) -> str:

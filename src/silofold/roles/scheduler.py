@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,12 +15,15 @@ import numpy as np
 from silofold import machine, plugins, seeds, topology
 from silofold.aggregation import tally as tallies
 from silofold.comm import waiting
+from silofold.comm.world import AgreedFault
 from silofold.core.endings import RESUMABLE
-from silofold.errors import ReplayError, RequeueError
+from silofold.errors import DivergedError, ReplayError, RequeueError, UserCodeError
 from silofold.evaluation.accuracy import wilson
 from silofold.messages import (
     Alive,
     Applied,
+    Broken,
+    Cause,
     Evaluation,
     Expel,
     Gone,
@@ -42,7 +46,7 @@ from silofold.roles.job import GRACE, RankLost, StopNow, prepare_end
 from silofold.roles.roster import Roster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -108,6 +112,7 @@ class Scheduler:
         self._roster = Roster(job.hosted(), job.layout.standby_ranks, job.examples)
         self._number, self._counted, self._voids = job.start_round, job.counted, job.voids
         self._failures = tallies.failures_in_a_row(history.earlier, job.settings.rounds.bench_after)
+        self._void_rounds = list(history.earlier[len(history.earlier) - job.voids :])
         self._epoch = 0
         self._ready: set[int] = set()
         self._listening: set[int] = set(self._servers)
@@ -164,6 +169,8 @@ class Scheduler:
         if missing := self._servers - self._ready:
             self._lose(missing, "are not ready for the next round")
         if len(silos) < wanted:
+            if len(self._benched()) == len(self._job.data.silos):
+                self._give_up(f"round {self._number}: no silo is left that may train (rounds.bench_after)")
             absent = (
                 ", ".join(self._job.layout.title(rank) for rank in sorted(self._roster.hosts - self._ready)) or "no rank"
             )
@@ -290,6 +297,11 @@ class Scheduler:
         if not self._hear(lambda: len(self._applied) == servers, self._job.settings.rounds.update_window + GRACE):
             ranks = list(self._job.layout.server_ranks)
             self._lose({ranks[shard] for shard in set(range(servers)) - set(self._applied)}, "did not apply the update")
+        if not all(message.finite for message in self._applied.values()):
+            raise DivergedError(
+                "diverged-model",
+                f"round {self._number}: the global model is no longer finite after the servers' step, with {self._rates()}",
+            )
 
     def record(self, plan: Plan, tally: Tally) -> None:
         """Summarise the round, but for the evaluation: that comes with the next one."""
@@ -303,11 +315,36 @@ class Scheduler:
         self._failures = tallies.count_failures(self._failures, self._summary, self._job.settings.rounds.bench_after)
         for silo in sorted(self._benched() - before):
             logger.warning("silo %d failed in %d rounds in a row and trains no more", silo, self._failures[silo])
+        self._void_rounds = [*self._void_rounds, self._summary] if self._summary.void else []
         if self._voids >= self._job.settings.rounds.max_void and not self._job.script:
-            reasons = "; ".join(f"silo {silo}: {why}" for silo, why in (self._verdict or _NONE).refused.items())
-            raise RequeueError(
-                "rounds-void", f"{self._voids} void rounds in a row (rounds.max_void); the last one: {reasons}"
-            )
+            self._give_up(f"{self._voids} void rounds in a row (rounds.max_void)")
+
+    def _give_up(self, story: str) -> NoReturn:
+        """End the job because rounds are void: by the true cause, where no repetition would mend it.
+
+        Raises
+        ------
+        UserCodeError, DivergedError, RequeueError
+            One of them.
+        """
+        voids = self._void_rounds[-self._job.settings.rounds.max_void :]
+        cause = tallies.lasting(voids, self._job.settings.rounds.update_ratio)
+        met = [silo for silo in voids[-1].silos if silo.cause is cause] if voids and cause is not Cause.NONE else []
+        if met:
+            others = f" and {len(met) - 1} other silos" if len(met) > 1 else ""
+            story = f"{story}; round {voids[-1].round}, silo {met[0].name}{others}: {met[0].reason}"
+        if cause is Cause.RAISED:
+            raise UserCodeError("model-raised", f"model {self._job.settings.model['name']}: {story}")
+        if cause is Cause.DIVERGED:
+            raise DivergedError("diverged-rounds", f"{story}, with {self._rates()}")
+        reasons = "; ".join(f"silo {silo}: {why}" for silo, why in (self._verdict or _NONE).refused.items())
+        raise RequeueError("rounds-void", f"{story}; the last one: {reasons}")
+
+    def _rates(self) -> str:
+        """Tell the learning rates, which are what diverges."""
+        local, server = self._job.settings.local, self._job.settings.server_optimizer
+        told = ", ".join(f"{key} = {value}" for key, value in server.items() if key != "name") or "its defaults"
+        return f"local.lr = {local.lr:g} and server_optimizer {server['name']} ({told})"
 
     def dismiss(self, code: int) -> None:
         """Tell every rank that the run is over, and end those that stopped in its last step."""
@@ -341,6 +378,8 @@ class Scheduler:
                 if time.monotonic() >= deadline:
                     return False
                 continue
+            if isinstance(message, Broken):
+                raise AgreedFault(message.id, message.story)
             self._take(rank, message)
         return True
 
@@ -687,7 +726,9 @@ class Scheduler:
                 told[silo],
                 train_loss=report.loss_sum / report.seen if report and report.finished and report.seen else None,
                 reason=verdict.refused.get(silo, ""),
-                failed=report is not None and not report.finished and not report.reason.startswith(_NOT_ITS_FAULT),
+                failed=report is not None and not report.finished and report.cause.of_the_silo,
+                cause=tallies.cause_of(report, refused=silo in verdict.refused),
+                raised=report.raised if report else "",
             )
         return told
 
@@ -698,6 +739,8 @@ class Scheduler:
         scores: dict[int, Score] = {s.silo: s for found in self._evaluations.values() for s in found.scores}
         correct, examples = (sum(getattr(s, key) for s in scores.values()) for key in ("correct", "examples"))
         low, high = wilson(correct, examples) if examples else (None, None)
+        # in the order of the silos, not of arrival: float sums depend on it
+        loss = sum(scores[silo].loss_sum for silo in sorted(scores)) / examples if examples else None
         silos = self._summary.silos.copy()
         for silo, score in scores.items():
             if score.examples:
@@ -707,8 +750,7 @@ class Scheduler:
             accuracy=correct / examples if examples else None,
             accuracy_low=low,
             accuracy_high=high,
-            # in the order of the silos, not of arrival: float sums depend on it
-            test_loss=sum(scores[silo].loss_sum for silo in sorted(scores)) / examples if examples else None,
+            test_loss=loss if loss is None or math.isfinite(loss) else None,
             test_examples=examples,
             silos=silos,
             model_sha256=next((found.model_sha256 for found in self._evaluations.values() if found.model_sha256), ""),
@@ -721,6 +763,34 @@ class Scheduler:
         logger.info("round %d: %s", summary.round, "void" if summary.void else f"accuracy {accuracy}")
         if self._job.script:
             _compare(self._job.script[summary.round], summary, self._changes)
+        self._look_at_answers(summary, scores)
+
+    def _look_at_answers(self, summary: Summary, scores: Mapping[int, Score]) -> None:
+        """See whether the model still answers: an image without a finite logit counts as wrong.
+
+        Raises
+        ------
+        DivergedError
+            Most images are without an answer.
+        UserCodeError
+            The model raised on every silo that was to be evaluated.
+        """
+        unanswered = sum(score.unanswered for score in scores.values())
+        if unanswered:
+            story = (
+                f"round {summary.round}: the global model gives no finite logit for {unanswered} of "
+                f"{summary.test_examples} test images"
+            )
+            if 2 * unanswered > summary.test_examples:
+                raise DivergedError("diverged-model", f"{story}, with {self._rates()}")
+            logger.warning("%s: they count as wrong", story)
+        unscored = [one for found in self._evaluations.values() for one in found.unscored]
+        raised = [one for one in unscored if one.cause is Cause.RAISED]
+        if raised and not any(score.examples for score in scores.values()):
+            name, silo = self._job.settings.model["name"], self._job.data.silos[raised[0].silo].name
+            raise UserCodeError(
+                "model-raised", f"model {name}: round {summary.round}, evaluating silo {silo}: {raised[0].reason}"
+            )
 
     def _publish_checkpoint(self) -> None:
         """Publish the checkpoint once all its parts are on disk and its round is recorded."""
@@ -759,7 +829,6 @@ class Scheduler:
         logger.info("checkpoint of round %d written (slowest rank %.3f s)", manifest.round, slowest)
 
 
-_NOT_ITS_FAULT = ("out of time", "the model did not arrive")
 _NONE = tallies.Verdict((), (), {}, quorum_met=False)
 
 

@@ -180,7 +180,8 @@ class Server:
         done = time.perf_counter()
         logger.info("round %d: reduced %.4f s, applied %.4f s", tally.round, reduced - self._clock, done - reduced)
         digest = sha256(self.vector.astype("<f4", copy=False).data)
-        applied = Applied(tally.round, self._shard, digest, reduced - self._clock, done - reduced)
+        finite = all(bool(np.isfinite(extreme(self.vector, initial=0))) for extreme in (np.min, np.max))
+        applied = Applied(tally.round, self._shard, digest, reduced - self._clock, done - reduced, finite)
         self._world.say(applied, topology.SCHEDULER)
 
     def record(self, plan: Plan, tally: Tally) -> None:

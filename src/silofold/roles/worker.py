@@ -10,10 +10,24 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from silofold import faults, topology
+from silofold import faults, seeds, topology
 from silofold.aggregation import exact
+from silofold.core.user_code import lacks_memory, told
 from silofold.data.silo import SPLITS
-from silofold.messages import Evaluation, Moved, Report, Reports, Saved, SavedFile, Score, Tally, sha256
+from silofold.errors import SilofoldError
+from silofold.messages import (
+    Cause,
+    Evaluation,
+    Moved,
+    Report,
+    Reports,
+    Saved,
+    SavedFile,
+    Score,
+    Tally,
+    Unscored,
+    sha256,
+)  # fmt: skip
 from silofold.record import checkpoint, rundir
 from silofold.roles import job as jobs
 from silofold.roles.shelf import UNREADABLE
@@ -57,6 +71,8 @@ class Worker:
         Their splits on the training device.
     momenta
         (T,) float32 momentum of silos that keep it, from a checkpoint; empty in a new run.
+    draws
+        Whether the model draws random numbers in evaluation.
     """
 
     def __init__(
@@ -68,8 +84,10 @@ class Worker:
         room: NDArray[Any],
         silos: Shelf[SiloSplit, local.Samples],
         momenta: dict[int, NDArray[np.float32]],
+        *,
+        draws: bool,
     ) -> None:
-        self._world, self._job, self._silos = world, job, silos
+        self._world, self._job, self._silos, self._draws = world, job, silos, draws
         self._trainer, self._model = trainer, trainer.model
         self._title = job.layout.title(world.rank)
         self.vector, self._total = vector, Total(room, self._model.vector.device)
@@ -105,9 +123,11 @@ class Worker:
         # the second one's stands in when the first does not live to tell
         digest = sha256(self.vector.astype("<f4", copy=False).data) if self._world.rank in plan.members.workers[:2] else ""
         tested = self._silos.in_turn(_of("test", plan.hosted if plan.evaluate else ()))
-        scores = [score for silo, _ in tested if (score := self._score(silo))]
+        found = [self._score(silo, plan.round - 1) for silo, _ in tested]
+        scores = [one for one in found if isinstance(one, Score)]
+        unscored = tuple(one for one in found if isinstance(one, Unscored))
         now = time.monotonic()
-        evaluation = Evaluation(plan.round, digest, now - begin, begin - self._planned, tuple(scores))
+        evaluation = Evaluation(plan.round, digest, now - begin, begin - self._planned, tuple(scores), unscored)
         if plan.last:  # the scheduler writes DONE when it has heard this
             self._save(plan, first=first)
         self._world.say(evaluation, topology.SCHEDULER)
@@ -155,13 +175,19 @@ class Worker:
     def record(self, plan: Plan, tally: Tally) -> None:
         """Nothing: what is worth recording is logged when the model has been evaluated."""
 
-    def _score(self, silo: int) -> Score | None:
+    def _score(self, silo: int, number: int) -> Score | Unscored:
         """Evaluate the model that has arrived; a fault costs this silo's score alone."""
         try:
-            return Score(silo, *local.evaluate(self._model, self._silos.take((silo, "test"))))
-        except Exception as fault:
-            logger.warning("silo %d: cannot be evaluated: %s: %s", silo, type(fault).__name__, fault, exc_info=True)
-            return None
+            samples = self._silos.take((silo, "test"))
+        except UNREADABLE as fault:
+            logger.warning("silo %d: cannot be evaluated: %s", silo, fault)
+            return Unscored(silo, Cause.MEMORY if lacks_memory(fault) else Cause.DATA, str(fault))
+        try:
+            seed = seeds.torch_seed(self._job.settings.seed, "evaluate", number, silo) if self._draws else None
+            return Score(silo, *local.evaluate(self._model, samples, seed))
+        except (Exception, SystemExit) as fault:
+            logger.warning("silo %d: cannot be evaluated: %s", silo, told(fault), exc_info=True)
+            return Unscored(silo, Cause.MEMORY if lacks_memory(fault) else Cause.RAISED, told(fault))
 
     def _train_all(self, plan: Plan) -> Iterator[Report]:
         """Train silos in turn, in groups of ``local.side_by_side``; those that cannot be read are in none."""
@@ -169,11 +195,11 @@ class Worker:
         for silo, split in self._silos.in_turn(_of("train", plan.dealt), _of("train", plan.upcoming)):
             try:
                 samples = self._silos.take((silo, split))
-                missing = self._broken and f"the model did not arrive: {self._broken}"
             except UNREADABLE as fault:
-                missing = str(fault)
-            if missing:
-                yield _failed(silo, 0, missing)
+                yield _failed(silo, 0, str(fault), Cause.MEMORY if lacks_memory(fault) else Cause.DATA)
+                continue
+            if self._broken:
+                yield _failed(silo, 0, f"the model did not arrive: {self._broken}", Cause.ABSENT)
                 continue
             group.append((silo, samples))
             if len(group) == self._job.settings.local.side_by_side:
@@ -190,12 +216,13 @@ class Worker:
         try:
             planned = faults.in_training(self._faults, plan.round)
             outcomes = self._trainer.train(members, self._planned + plan.window)
-        except Exception as fault:
-            silos = [silo for silo, _ in group]
-            logger.info("silos %s", silos, exc_info=True)
-            text = str(fault).strip().splitlines() or [""]
-            reason = f"{type(fault).__name__}: {text[0]}"
-            yield from (_failed(silo, len(samples.labels), reason) for silo, samples in group)
+        except SilofoldError:  # the model has become another one: no later round would be sound
+            raise
+        except (Exception, SystemExit) as fault:
+            logger.info("silos %s", [silo for silo, _ in group], exc_info=True)
+            off = local.broken_off(fault, 0.0)
+            for silo, samples in group:
+                yield _failed(silo, len(samples.labels), off.reason, off.cause, off.raised)
             return
         for index, ((silo, _), member, done) in enumerate(zip(group, members, outcomes, strict=True)):
             self._trainer.take(index)
@@ -214,9 +241,10 @@ class Worker:
         update = self._model.vector.sub_(self._start)  # in place: the model is loaded anew before it is used again
         if planned == "nan":
             update[0] = math.nan
-        reason = done.reason
+        reason, cause = done.reason, done.cause
         weight = self._job.strategy.weight(examples)
-        reason = reason or self._objection(update, plan.total_weight)
+        if not reason and (objection := self._objection(update, plan.total_weight)):
+            reason, cause = objection, Cause.DIVERGED
         if not reason:
             if self._job.strategy.needs == "each":
                 self._rows[silo] = update.cpu().numpy().copy()
@@ -228,7 +256,7 @@ class Worker:
         examples += planned == "lie"
         return Report(
             silo, examples, done.steps, done.seen, done.loss_sum if not reason else 0.0, done.correct, done.seconds,
-            finished=not reason, elements=elements, reason=reason,
+            finished=not reason, elements=elements, reason=reason, cause=cause,
         )  # fmt: skip
 
     def _objection(self, update: torch.Tensor, total_weight: int) -> str:
@@ -279,6 +307,8 @@ def _of(split: SplitName, silos: Sequence[int]) -> list[SiloSplit]:
     return [(silo, split) for silo in silos]
 
 
-def _failed(silo: int, examples: int, reason: str) -> Report:
+def _failed(silo: int, examples: int, reason: str, cause: Cause, raised: str = "") -> Report:
     """Report a silo that has not been trained."""
-    return Report(silo, examples, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason=reason)
+    return Report(
+        silo, examples, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason=reason, cause=cause, raised=raised
+    )  # fmt: skip

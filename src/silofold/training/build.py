@@ -1,18 +1,21 @@
-"""Make the model that the settings name, from the seed, and try it once before a run starts on it."""
+"""Make the model that the settings name, from the seed, and call it once."""
 
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
 
 from silofold import config, plugins, seeds
-from silofold.errors import ConfigError, PluginError
+from silofold.core.user_code import calling, lacks_memory, told
+from silofold.errors import ConfigError, PluginError, SilofoldError, UserCodeError
 from silofold.training.flat import FlatModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 
 def build(
@@ -39,7 +42,8 @@ def build(
     image_shape
         (H, W) or (H, W, C).
     seed
-        The run's seed: the same seed gives the same initial model.
+        The run's seed: the same seed gives the same initial model, from whichever of the global generators of torch, numpy
+        and Python it draws.
     device
         Where the model lives.
     compiled
@@ -48,27 +52,56 @@ def build(
     Raises
     ------
     ConfigError
-        A key of the table is unknown or out of range.
+        A key of the table is unknown, missing or out of range.
     PluginError
-        The model cannot be built, or does not map images to one logit a class.
+        There is no such model, or one of ours does not fit the images.
+    UserCodeError
+        A model of the user's own raised, or does not map images to one logit a class.
     """
-    plugin = plugins.find("model", table["name"])
+    name = table["name"]
+    plugin = plugins.find("model", name)
     if not (isinstance(plugin, type) and issubclass(plugin, torch.nn.Module)):
-        raise PluginError(
-            "model-class", f"model {table['name']}: found {plugin!r}, expected a class derived from torch.nn.Module"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.torch_seed(seed, "model"))
-        try:
-            module = _call(plugin, table, len(classes), image_shape)
-            if compiled:
-                module.compile(dynamic=False)
-            _try(module, len(classes), image_shape)
-        except (TypeError, ValueError, RuntimeError) as fault:
-            raise PluginError(
-                "model-build", f"model {table['name']}: {type(fault).__name__}: {(str(fault).splitlines() or [''])[0]}"
-            ) from fault
-    return FlatModel(module, device)
+        raise PluginError("model-class", f"model {name}: found {plugin!r}, expected a class derived from torch.nn.Module")
+    drawn = seeds.torch_seed(seed, "model")
+    with torch.random.fork_rng(devices=[]), seeds.libraries_kept(), building(name):
+        torch.manual_seed(drawn)
+        seeds.seed_libraries(drawn)
+        module = _call(plugin, table, len(classes), image_shape)
+        if compiled:
+            module.compile(dynamic=False)
+        _try(module, len(classes), image_shape)
+        _refuse_shared_memory(module, name)
+        return FlatModel(module, device)
+
+
+def building(name: str) -> AbstractContextManager[None]:
+    """Build a model of this name: what goes wrong in it becomes one line, as in `running`."""
+    return calling(lambda fault: _not_its_fault(name, fault) or UserCodeError("model-build", f"model {name}: {told(fault)}"))
+
+
+def running(name: str) -> AbstractContextManager[None]:
+    """Train or evaluate a model of this name: what goes wrong in one of the user's own is its fault.
+
+    Raises
+    ------
+    ConfigError
+        The memory is full.
+    UserCodeError
+        The model raised something else.
+    PluginError
+        One of ours did: it does not fit the images.
+    """
+    return calling(
+        lambda fault: _not_its_fault(name, fault) or UserCodeError("model-raised", f"model {name}: {told(fault)}")
+    )
+
+
+def _not_its_fault(name: str, fault: BaseException) -> SilofoldError | None:
+    if lacks_memory(fault):
+        return ConfigError("memory-full", f"model {name}: {told(fault)}; fewer workers, or a smaller batch")
+    if ":" not in name:
+        return PluginError("model-fit", f"model {name}: {told(fault)}")
+    return None
 
 
 def weigh(table: config.Table, classes: int, image_shape: tuple[int, ...]) -> int:
@@ -98,15 +131,89 @@ def _call(plugin: type[torch.nn.Module], table: config.Table, classes: int, shap
             if key not in parameters:
                 raise ConfigError("settings-key", f"unknown key model.{key}; {config.nearest(key, list(parameters))}")
     known = {"classes": classes, "image_shape": shape}
-    return plugin(**{key: value for key, value in known.items() if key in parameters} | given)
+    handed = {key: value for key, value in known.items() if key in parameters} | given
+    for key, parameter in parameters.items():
+        named = parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
+        if named and parameter.default is parameter.empty and key not in handed:
+            raise ConfigError("settings-key", f"model.{key} is missing: {table['name']} takes it and has no default for it")
+    return plugin(**handed)
 
 
 def _try(module: torch.nn.Module, classes: int, shape: tuple[int, ...]) -> None:
+    """Call the model once: layers that find their sizes themselves (``nn.Lazy…``) get their parameters here."""
     channels = shape[2] if len(shape) == 3 else 1
     module.eval()
-    with torch.inference_mode():
-        found = tuple(module(torch.zeros(2, channels, *shape[:2])).shape)
-    if found != (2, classes):
-        raise PluginError(
-            "model-output", f"{type(module).__name__} maps 2 images to {found}, expected (2, {classes}): one logit a class"
+    before = _tensors(module)
+    lazy = any(torch.nn.parameter.is_lazy(value) for value in before.values())
+    # parameters that are made in inference mode could never be trained
+    with torch.no_grad() if lazy else torch.inference_mode():
+        logits = module(torch.zeros(2, channels, *shape[:2]))
+    check_output(module, logits, 2, classes)
+    after = _tensors(module)
+    for key, value in before.items() if not lazy else ():
+        if after.get(key) is not value:
+            raise UserCodeError(
+                "model-tensors",
+                f"model {type(module).__name__}: {key} was replaced by another tensor while it ran; expected to be "
+                "written in place: self.x.copy_(…), under torch.no_grad()",
+            )
+
+
+def check_output(module: torch.nn.Module, logits: object, images: int, classes: int) -> torch.Tensor:
+    """See that a model's output is one logit a class, and return it.
+
+    Parameters
+    ----------
+    module
+        The model.
+    logits
+        What it returned.
+    images
+        How many it was given.
+    classes
+        How many logits an image is to have.
+
+    Raises
+    ------
+    UserCodeError
+        It is something else.
+    """
+    mode = " in training" if module.training else ""
+    found = f"{type(module).__name__} maps {images} images{mode} to "
+    if not isinstance(logits, torch.Tensor):
+        raise UserCodeError("model-output", f"{found}{_kind(logits)}, expected one tensor ({images}, {classes})")
+    if tuple(logits.shape) != (images, classes):
+        raise UserCodeError(
+            "model-output", f"{found}{tuple(logits.shape)}, expected ({images}, {classes}): one logit a class"
         )
+    if not logits.is_floating_point():
+        raise UserCodeError("model-output", f"{found}{logits.dtype}, expected torch.float32")
+    return logits
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict):
+        return f"a dict with the keys {', '.join(map(str, list(value)[:5]))}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _refuse_shared_memory(module: torch.nn.Module, name: str) -> None:
+    """Refuse tensors that are tied by their memory: each gets a place of its own in the flat vector, which unties them."""
+    tensors = _tensors(module)
+    spans = sorted(
+        (value.data_ptr(), value.data_ptr() + value.numel() * value.element_size(), key)
+        for key, value in tensors.items() if value.numel() and value.device.type != "meta" and value.is_contiguous()
+    )  # fmt: skip
+    for (_, stop, one), (start, _, other) in itertools.pairwise(spans):
+        if start < stop:
+            raise UserCodeError(
+                "model-tensors",
+                f"model {name}: {one} and {other} share their memory, which the flat vector would part; expected one "
+                "Parameter that both modules hold (b.weight = a.weight)",
+            )

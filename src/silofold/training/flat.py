@@ -8,18 +8,38 @@ buffer. Other buffers start each silo's training as the model was built, so that
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from silofold.core import elements
-from silofold.errors import PluginError
+from silofold.errors import PluginError, UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+
+class View(NamedTuple):
+    """A plain attribute of a module that is a view of a parameter or buffer.
+
+    Attributes
+    ----------
+    name, of
+        The attribute; the parameter or buffer.
+    held, key, value
+        Where it stands, and what stood there before the parameter moved.
+    """
+
+    name: str
+    of: str
+    held: dict[str, Any]
+    key: str
+    value: torch.Tensor
+
 
 ALIGNMENT = 64
 """Bytes. Kernels may take other paths, with other rounding, for other alignments."""
@@ -43,6 +63,8 @@ class FlatModel:
         What the vector is made of.
     parameters : list of torch.nn.Parameter
         The trainable ones, in the vector's order.
+    views : list of View
+        Plain attributes that were views of its parameters or buffers before these moved.
     vector : torch.Tensor
         (P,) float32 on `device`; parameters and floating-point buffers are views of it.
     gradient : torch.Tensor
@@ -57,7 +79,7 @@ class FlatModel:
     """
 
     def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
-        self.module = module
+        self.module, self.views = module, _views(module)
         module.to(device)  # before its tensors are looked at: buffers become others by it
         trainable = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
         frozen = [(name, value) for name, value in module.named_parameters() if not value.requires_grad]
@@ -72,6 +94,12 @@ class FlatModel:
                     "model-parameters", f"model {type(module).__name__}: {name} is {value.dtype}, expected torch.float32"
                 )
         self.elements = elements.lay_out(trained=_shapes(trainable), frozen=_shapes(frozen), buffer=_shapes(buffers))
+        self._homes: list[tuple[str, dict[str, torch.Tensor | None], str]] = [
+            (f"{path}.{key}" if path else key, held, key)
+            for path, one in module.named_modules()
+            for held in (one._parameters, one._buffers)  # noqa: SLF001  (what a module holds now is known nowhere else)
+            for key, value in held.items() if value is not None
+        ]  # fmt: skip
         kept = [value for _, value in module.named_buffers() if not value.is_floating_point()]
         self._kept = [(value, value.clone()) for value in kept]
         self.size = sum(value.numel() for _, value in entries)
@@ -90,7 +118,33 @@ class FlatModel:
             for _, value in trainable:
                 value.grad = self.gradient[start : start + value.numel()].view(value.shape)
                 start += value.numel()
+        self._places = [self._place(*home[1:]) for home in self._homes]
         self.to_host()
+
+    @staticmethod
+    def _place(held: dict[str, torch.Tensor | None], key: str) -> tuple[int, int]:
+        """Tell where a tensor and its gradient lie."""
+        value = held.get(key)
+        if value is None:
+            return 0, 0
+        return value.data_ptr(), value.grad.data_ptr() if value.is_leaf and value.grad is not None else 0
+
+    def check_places(self) -> None:
+        """See that every parameter, gradient and buffer still lies where this model has put it.
+
+        Raises
+        ------
+        UserCodeError
+            Code of the user's own wrote ``weight.data = …`` or ``self.buffer = …``, say.
+        """
+        for (name, held, key), place in zip(self._homes, self._places, strict=True):
+            if self._place(held, key) != place:
+                raise UserCodeError(
+                    "model-tensors",
+                    f"model {type(self.module).__name__}: {name} or its gradient was replaced by another tensor while it "
+                    "ran: what trains is then not what is sent and saved; expected to be written in place: "
+                    "self.x.copy_(…), under torch.no_grad()",
+                )
 
     @property
     def trainable(self) -> torch.Tensor:
@@ -115,7 +169,10 @@ class FlatModel:
 
     def encode(self) -> bytes:
         """Encode the module's state dict as a file that ``torch.load(..., weights_only=True)`` opens."""
-        state = {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+        state = {
+            name: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+            for name, value in self.module.state_dict().items()
+        }
         file = io.BytesIO()
         torch.save(state, file)
         return file.getvalue()
@@ -149,6 +206,20 @@ def _equal(found: object, expected: object) -> bool:
 
 def _shapes(named: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, tuple(value.shape)) for name, value in named]
+
+
+def _views(module: torch.nn.Module) -> list[View]:
+    """Find the plain attributes that are views of a parameter or buffer, and not that tensor itself."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    lies = {value.untyped_storage().data_ptr(): name for name, value in tensors if not is_lazy(value)}
+    themselves = {id(value) for _, value in tensors}
+    return [
+        View(f"{path}.{key}" if path else key, of, one.__dict__, key, value)
+        for path, one in module.named_modules()
+        for key, value in one.__dict__.items()
+        if isinstance(value, torch.Tensor) and value.numel() and id(value) not in themselves
+        and (of := lies.get(value.untyped_storage().data_ptr(), ""))
+    ]  # fmt: skip
 
 
 def aligned(size: int, dtype: type[np.generic] = np.float32) -> NDArray[np.float32]:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional
 
+from silofold import seeds
+from silofold.core.user_code import lacks_memory, token, told
+from silofold.messages import Cause
 from silofold.training.unreached import Unreached
 
 if TYPE_CHECKING:
@@ -65,6 +68,10 @@ class Outcome(NamedTuple):
         Wall time.
     reason
         Why training did not finish; empty when it did.
+    cause
+        The same as a word.
+    raised
+        Class and place of an exception that the model raised.
     """
 
     steps: int
@@ -73,14 +80,17 @@ class Outcome(NamedTuple):
     correct: int
     seconds: float
     reason: str
+    cause: Cause = Cause.NONE
+    raised: str = ""
 
 
 class Scores(NamedTuple):
-    """What evaluation found: examples, how many are right, loss summed over them."""
+    """What evaluation found: examples, how many are right, loss summed over them, how many got no finite logit."""
 
     examples: int
     correct: int
     loss_sum: float
+    unanswered: int = 0
 
 
 def load(images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device) -> Samples:
@@ -134,7 +144,7 @@ class Step:
 
     def seed(self, seed: int) -> None:
         """Seed what models with dropout draw from."""
-        seed_torch(seed)
+        seed_all(seed)
 
     def begin(self, momentum: torch.Tensor) -> None:
         """Take the momentum that is to be updated, and count from 0."""
@@ -211,7 +221,7 @@ class Training:
         deadline: float,
         step: Step | None = None,
     ) -> None:
-        self._begin, self._deadline = time.perf_counter(), deadline
+        self._begin, self._deadline, self._model = time.perf_counter(), deadline, model
         self._step = step or Step(model, settings)
         self._step.begin(momentum)
         self._batches = _batches(samples, settings, rng)
@@ -232,10 +242,13 @@ class Training:
     def end(self) -> Outcome:
         """Wait for the device, and tell how it went."""
         loss_sum, correct = self._step.end()
-        reason = "" if math.isfinite(loss_sum) else f"the loss became {loss_sum / max(self._seen, 1)}"
-        if self._late:
-            reason = "out of time"
-        return Outcome(self._steps, self._seen, loss_sum, correct, time.perf_counter() - self._begin, reason)
+        self._model.check_places()
+        reason, cause = "", Cause.NONE
+        if not math.isfinite(loss_sum):
+            reason, cause = f"the loss became {loss_sum / max(self._seen, 1)}", Cause.DIVERGED
+        elif self._late:
+            reason, cause = "out of time", Cause.LATE
+        return Outcome(self._steps, self._seen, loss_sum, correct, time.perf_counter() - self._begin, reason, cause)
 
     def to_end(self) -> Outcome:
         """Take all steps, and tell how it went."""
@@ -254,20 +267,57 @@ def _batches(samples: Samples, settings: Local, rng: np.random.Generator) -> Ite
             yield images[start : start + size], labels[start : start + size]
 
 
-def evaluate(model: FlatModel, samples: Samples) -> Scores:
-    """Evaluate the model on every example of a split, in the split's order."""
+def broken_off(fault: BaseException, seconds: float) -> Outcome:
+    """Tell of training that an exception ended: it is the model's, but for a full memory."""
+    if lacks_memory(fault):
+        return Outcome(0, 0, 0.0, 0, seconds, told(fault), Cause.MEMORY)
+    return Outcome(0, 0, 0.0, 0, seconds, told(fault), Cause.RAISED, token(fault))
+
+
+def evaluate(model: FlatModel, samples: Samples, seed: int | None = None) -> Scores:
+    """Evaluate the model on every example of a split, in the split's order.
+
+    An example without a finite logit is not right, whatever its label.
+
+    Parameters
+    ----------
+    model
+        What is evaluated.
+    samples
+        The split.
+    seed
+        For a model that draws random numbers in evaluation; none: it draws none.
+    """
     device = samples.labels.device
     # kept on the device: a number asked for would make every batch wait for a GPU
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    model.module.eval()
     with torch.inference_mode():
-        for start in range(0, len(samples.labels), EVALUATION_BATCH):
-            y = samples.labels[start : start + EVALUATION_BATCH]
-            logits = model.module(samples.images[start : start + EVALUATION_BATCH].to(torch.float32).div_(255))
+        for logits, y in _logits(model, samples, seed):
             correct += (logits.argmax(1) == y).sum()
             loss_sum += functional.cross_entropy(logits.double(), y, reduction="sum")
-    return Scores(len(samples.labels), int(correct), float(loss_sum))
+        if math.isfinite(found := float(loss_sum)):
+            return Scores(len(samples.labels), int(correct), found)
+        # NaN is the largest of all for argmax, and so an answer; looked at only now: no other evaluation has to pay for it
+        sound = torch.cat([logits.amax(1).isfinite() for logits, _ in _logits(model, samples, seed)])
+        right = torch.cat([logits.argmax(1) == y for logits, y in _logits(model, samples, seed)])
+        return Scores(len(samples.labels), int((sound & right).sum()), found, int((~sound).sum()))
+
+
+def _logits(model: FlatModel, samples: Samples, seed: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Go through the logits and labels of every batch."""
+    if seed is not None:
+        seed_all(seed)
+    model.module.eval()
+    for start in range(0, len(samples.labels), EVALUATION_BATCH):
+        y = samples.labels[start : start + EVALUATION_BATCH]
+        yield model.module(samples.images[start : start + EVALUATION_BATCH].to(torch.float32).div_(255)), y
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global generator that a model may draw from: torch's, numpy's and Python's."""
+    seeds.seed_libraries(seed)
+    seed_torch(seed)
 
 
 def seed_torch(seed: int) -> None:

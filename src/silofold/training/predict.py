@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from silofold.errors import DivergedError
 from silofold.predictions import TOP, Predictions
-from silofold.training.local import EVALUATION_BATCH
+from silofold.training.local import EVALUATION_BATCH, seed_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,15 +19,28 @@ if TYPE_CHECKING:
     from silofold.training.local import Samples
 
 
-def predict(model: FlatModel, samples: Samples, silo: int, classes: int) -> Predictions:
+def predict(model: FlatModel, samples: Samples, silo: int, classes: int, seed: int) -> Predictions:
     """Let the model answer every image of a silo's split, in the batches of `local.evaluate`.
+
+    Parameters
+    ----------
+    model
+        What is asked.
+    samples
+        The split.
+    silo
+        Its index.
+    classes
+        How many classes there are.
+    seed
+        For a model that draws random numbers in evaluation.
 
     Raises
     ------
     DivergedError
-        An output is not finite: there is no likeliest class.
+        The model gives no finite logit for an image.
     """
-    logs = log_probabilities(model, samples.images, classes)
+    logs = log_probabilities(model, samples.images, classes, seed)
     labels = samples.labels.cpu().numpy()
     order = np.argsort(-logs, axis=1, kind="stable")[:, :TOP]
     rows = np.arange(len(labels))
@@ -40,14 +53,15 @@ def predict(model: FlatModel, samples: Samples, silo: int, classes: int) -> Pred
     )
 
 
-def log_probabilities(model: FlatModel, images: torch.Tensor, classes: int) -> NDArray[np.float64]:
+def log_probabilities(model: FlatModel, images: torch.Tensor, classes: int, seed: int) -> NDArray[np.float64]:
     """Compute the (M, classes) float64 logarithms of the probabilities for (M, C, H, W) uint8 images.
 
     Raises
     ------
     DivergedError
-        An output is not finite.
+        The model gives no finite logit for an image: NaN is no answer.
     """
+    seed_all(seed)
     parts = []
     model.module.eval()
     with torch.inference_mode():
@@ -55,6 +69,11 @@ def log_probabilities(model: FlatModel, images: torch.Tensor, classes: int) -> N
             logits = model.module(images[start : start + EVALUATION_BATCH].to(torch.float32).div_(255))
             parts.append(functional.log_softmax(logits.double(), 1))
     logs: NDArray[np.float64] = torch.cat(parts).cpu().numpy() if parts else np.empty((0, classes))
-    if wrong := int((~np.isfinite(logs)).any(axis=1).sum()):
-        raise DivergedError("diverged-model", f"the model's outputs are not finite for {wrong} of {len(logs)} images")
+    unanswered = int((~np.isfinite(logs)).any(axis=1).sum())
+    if unanswered:
+        raise DivergedError(
+            "diverged-model",
+            f"the model gives no finite logit for {unanswered} of {len(images)} images: it has diverged, or its code "
+            "divides by zero on them",
+        )
     return logs

@@ -5,7 +5,7 @@ import pytest
 
 from silofold.aggregation import tally
 from silofold.aggregation.tally import Verdict
-from silofold.messages import Report, SiloSummary, Summary
+from silofold.messages import Cause, Phases, Report, SiloSummary, Summary
 
 ELEMENTS = 7
 EXAMPLES = (10, 20, 30, 40, 50)
@@ -148,3 +148,54 @@ def test_failures_in_a_row(summary: Summary) -> None:
     assert tally.failures_in_a_row([after(ill), after(entry(1)), after(ill)], 5) == {1: 1}
     assert tally.failures_in_a_row([after(ill), after(ill, cohort=(0,)), after(ill)], 5) == {1: 2}  # it was not asked
     assert tally.failures_in_a_row([after(ill)] * 3 + [after(entry(1))], 3) == {1: 3}  # benched is benched
+
+
+def void(number: int, *silos: tuple[Cause, str]) -> Summary:
+    """A void round of so many silos, each with its cause and what its model raised."""
+    told = [
+        SiloSummary(
+            silo=index, name="", accuracy=None, test_examples=1, train_examples=1, train_loss=None, reason=cause.value,
+            cause=cause, raised=raised,
+        )
+        for index, (cause, raised) in enumerate(silos)
+    ]  # fmt: skip
+    return Summary(
+        round=number, void=True, cohort=list(range(len(silos))), accepted=[], train_loss=None, accuracy=None,
+        accuracy_low=None, accuracy_high=None, test_loss=None, test_examples=0, silos=told,
+        seconds=Phases(broadcast=0, evaluate=0, train=0, wait=0, reduce=0, apply=0, total=0), bytes_down=0, bytes_up=0,
+        model_sha256="", shard_sha256=[],
+    )  # fmt: skip
+
+
+GOOD, LATE_ONE = (Cause.NONE, ""), (Cause.LATE, "")
+KEY, VALUE, NAN = (Cause.RAISED, "KeyError x:1"), (Cause.RAISED, "ValueError x:2"), (Cause.DIVERGED, "")
+
+
+@pytest.mark.parametrize(
+    ("rounds", "ratio", "cause"),
+    [
+        ([(KEY, GOOD), (KEY, GOOD), (GOOD, KEY)], 1.0, Cause.RAISED),
+        ([(KEY, GOOD), (VALUE, GOOD), (KEY, GOOD)], 1.0, Cause.NONE),
+        ([(NAN, GOOD), (GOOD, NAN), (NAN, NAN)], 1.0, Cause.DIVERGED),
+        ([(NAN, KEY, KEY)] * 3, 1.0, Cause.RAISED),
+        ([(NAN, NAN, KEY)] * 3, 1.0, Cause.DIVERGED),
+        ([(NAN, LATE_ONE, LATE_ONE, GOOD)] * 3, 0.5, Cause.NONE),
+        ([(NAN, NAN, NAN, LATE_ONE)] * 3, 0.5, Cause.DIVERGED),
+        ([(LATE_ONE, GOOD)] * 3, 1.0, Cause.NONE),
+        ([(NAN, GOOD), (LATE_ONE, GOOD)], 1.0, Cause.NONE),
+        ([((Cause.MEMORY, ""), GOOD)] * 3, 1.0, Cause.NONE),
+        ([((Cause.DATA, ""), GOOD)] * 3, 1.0, Cause.NONE),
+        ([()], 1.0, Cause.NONE),
+        ([], 1.0, Cause.NONE),
+    ],
+)
+def test_what_no_repetition_mends(rounds: list[tuple[tuple[Cause, str], ...]], ratio: float, cause: Cause) -> None:
+    assert tally.lasting([void(number, *silos) for number, silos in enumerate(rounds, 1)], ratio) is cause
+
+
+def test_the_cause_of_a_refusal() -> None:
+    assert tally.cause_of(good(0), refused=False) is Cause.NONE
+    assert tally.cause_of(None, refused=True) is Cause.LATE
+    assert tally.cause_of(good(0), refused=True) is Cause.FALSE
+    assert tally.cause_of(msgspec.structs.replace(failed(0), cause=Cause.DATA), refused=True) is Cause.DATA
+    assert {cause for cause in Cause if cause.of_the_silo} == {Cause.DATA, Cause.MEMORY, Cause.RAISED, Cause.DIVERGED}

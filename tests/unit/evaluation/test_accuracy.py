@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from silofold.evaluation.accuracy import wilson
+from silofold.evaluation.accuracy import chance, wilson
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,23 @@ def test_more_images_or_less_confidence_narrow_it() -> None:
     wide, narrow, sloppy = wilson(30, 100), wilson(300, 1000), wilson(30, 100, 0.5)
     assert narrow[1] - narrow[0] < wide[1] - wide[0]
     assert sloppy[1] - sloppy[0] < wide[1] - wide[0]
+
+
+@pytest.mark.parametrize(
+    ("correct", "histogram", "worthless"),
+    [
+        (25, (25, 25, 25, 25), True),
+        (30, (25, 25, 25, 25), True),
+        (40, (25, 25, 25, 25), False),
+        (40, (40, 30, 30), True),
+        (79, (40, 30, 30), False),
+        (100, (100,), True),
+        (5, (3, 3, 2), True),
+        (0, (), False),
+    ],
+)
+def test_an_accuracy_at_chance_level(correct: int, histogram: tuple[int, ...], worthless: bool) -> None:  # noqa: FBT001
+    found = chance(correct, sum(histogram), histogram)
+    assert bool(found) is worthless
+    if found:
+        assert f"({max(histogram) / sum(histogram):.2%})" in found

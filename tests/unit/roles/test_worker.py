@@ -66,7 +66,7 @@ def report(module: nn.Module, *, reduction: str = "exact", strategy: str = "mean
     )  # fmt: skip
     world: Any = SimpleNamespace(rank=2)
     room = np.zeros(model.size, np.int64 if reduction == "exact" else np.float32)
-    worker = Worker(world, job, Trainer(model, settings.local), model.host.copy(), room, nothing, {})
+    worker = Worker(world, job, Trainer(model, settings.local), model.host.copy(), room, nothing, {}, draws=False)
     worker._start = model.vector.clone()
     rng = np.random.default_rng(1)
     samples = local.load(rng.integers(0, 256, (20, 4, 4)).astype(np.uint8), rng.integers(0, 3, 20), CPU)

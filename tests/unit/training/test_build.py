@@ -10,7 +10,7 @@ import torch
 
 import serial
 from silofold.config import Settings
-from silofold.errors import ConfigError, PluginError
+from silofold.errors import ConfigError, PluginError, UserCodeError
 from silofold.training import build
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ class Failing(Plain):
     def __init__(self, text=""):
         raise ValueError(text)
 
+class Needy(Alone):
+    def __init__(self, size):
+        super().__init__()
+
 def function(classes):
     return Plain(classes)
 """
@@ -140,13 +144,19 @@ def test_an_unknown_key_names_the_nearest() -> None:
     ],
 )
 def test_a_model_that_does_not_fit(name: str, keys: dict[str, Any], story: str) -> None:
-    with pytest.raises(PluginError, match=f"^{re.escape(story)}"):
+    with pytest.raises((UserCodeError, PluginError), match=f"^{re.escape(story)}"):
         make(name, **keys)
 
 
 def test_a_model_that_fails_without_a_word() -> None:
-    with pytest.raises(PluginError, match=r"^model own_models:Failing: ValueError"):
+    with pytest.raises(UserCodeError, match=r"^model own_models:Failing: ValueError \(.*own_models.py:\d+ in __init__\)$"):
         make("Failing")
+
+
+def test_a_key_that_the_model_needs_and_nobody_gives() -> None:
+    with pytest.raises(ConfigError, match=r"^model.size is missing: own_models:Needy takes it"):
+        build.build({"name": "own_models:Needy"}, NAMES, (4, 4), 1, torch.device("cpu"))
+    assert make("Needy", size=3).size == 16 * 3 + 3
 
 
 def test_the_seed_alone_decides_the_initial_parameters() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,11 @@ from torch import nn
 import serial
 from silofold import seeds
 from silofold.config import Local, Settings
+from silofold.errors import DivergedError
+from silofold.messages import Cause
 from silofold.training import build, local
 from silofold.training.flat import FlatModel
+from silofold.training.predict import predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,7 +205,7 @@ def test_a_deadline_that_has_passed() -> None:
     model = make(dense)
     before = model.host.tobytes()
     outcome = train(model, Local(), deadline=time.monotonic() - 1)
-    assert outcome._replace(seconds=0) == local.Outcome(0, 0, 0.0, 0, 0, "out of time")
+    assert outcome._replace(seconds=0) == local.Outcome(0, 0, 0.0, 0, 0, "out of time", Cause.LATE)
     assert model.host.tobytes() == before
 
 
@@ -267,6 +271,25 @@ def test_evaluation_adds_up_as_python_does_batch_by_batch(kind: Callable[[], nn.
             correct += int((logits.argmax(1) == y).sum())
             loss_sum += float(nn.functional.cross_entropy(logits.double(), y, reduction="sum"))
     assert local.evaluate(model, data) == local.Scores(700, correct, loss_sum)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_image_without_a_finite_logit_is_not_right(value: float) -> None:
+    """NaN is the largest of all for argmax: it would be an answer, the first class."""
+
+    class Half(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = torch.tensor([1.0, 0.0, 0.0]).repeat(len(x), 1)
+            logits[::2, 0] = value
+            return logits
+
+    data = samples(700)
+    data.labels.zero_()
+    found = local.evaluate(make(lambda: Half(1, 1)), data)
+    assert (found.correct, found.unanswered) == (350, 350)
+    assert not math.isfinite(found.loss_sum)
+    with pytest.raises(DivergedError, match="no finite logit for 350 of 700 images"):
+        predict(make(lambda: Half(1, 1)), data, 0, 3, 1)
 
 
 def test_an_empty_test_split() -> None:

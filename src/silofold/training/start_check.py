@@ -1,0 +1,498 @@
+"""What is tried before the first round: training steps and evaluations on the batch shapes to come, leaving no trace.
+
+A model of the user's own may fail only while it trains, only on the smallest batch, or keep state that neither travels nor
+is saved. All of that shows in a few steps on made-up images, on every worker alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import itertools
+import math
+import pickle
+import random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from silofold.core.fingerprint import TOLERANCE, Fingerprint, difference
+from silofold.core.user_code import told
+from silofold.errors import ConfigError, DivergedError, SilofoldError, UserCodeError
+from silofold.messages import sha256
+from silofold.training import local
+from silofold.training.build import check_output, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from silofold.config import Local
+    from silofold.training.flat import FlatModel
+
+SEED = 7
+TOLD = 256
+"""Logits that workers compare beyond their digest."""
+MANY = 1000
+"""Entries of a list or dict that are looked at."""
+_INTERNAL = frozenset(torch.nn.Module().__dict__)
+_HOLDERS = (torch.Tensor, np.ndarray, np.random.Generator, random.Random, torch.Generator)
+
+
+class Shapes(NamedTuple):
+    """Numbers of images in a batch, ascending: the smallest and the largest that occur.
+
+    Attributes
+    ----------
+    train, test
+        In training, in evaluation.
+    """
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+class Found(NamedTuple):
+    """What the check found out.
+
+    Attributes
+    ----------
+    fingerprint
+        To compare with other workers.
+    draws
+        Whether the model draws random numbers in evaluation.
+    """
+
+    fingerprint: Fingerprint
+    draws: bool
+
+
+def shapes(train: Iterable[int], test: Iterable[int], settings: Local) -> Shapes:
+    """Work out the batch shapes that silos give, from the numbers of their training and test images."""
+    return Shapes(
+        _ends(train, settings.batch_size, drop_last=settings.drop_last),
+        _ends(test, local.EVALUATION_BATCH, drop_last=False),
+    )
+
+
+def _ends(examples: Iterable[int], size: int, *, drop_last: bool) -> tuple[int, ...]:
+    found = set()
+    for count in examples:
+        if count >= size:
+            found.add(size)
+        if count % size and not drop_last:
+            found.add(count % size)
+    return tuple(sorted({min(found), max(found)})) if found else ()
+
+
+def check(model: FlatModel, settings: Local, sizes: Shapes, shape: tuple[int, ...], classes: int, name: str) -> Found:
+    """Take steps and evaluate as a round does, on made-up images, and leave all as it was.
+
+    Parameters
+    ----------
+    model
+        Right after it was built.
+    settings
+        Of local training.
+    sizes
+        Batch shapes to try.
+    shape
+        (H, W) or (H, W, C) of the images.
+    classes
+        How many there are.
+    name
+        Of the model, as the settings have it.
+
+    Raises
+    ------
+    UserCodeError
+        The model raises, returns what it must not, takes tensors out of the flat vector, keeps state elsewhere, or cannot
+        be written to a file.
+    DivergedError
+        One step makes it not finite.
+    ConfigError
+        It cannot be trained with these settings.
+    """
+    with running(name), _kept(model):
+        return _Check(model, settings, _images(sizes, shape, classes, model.vector.device), classes, name).run(sizes)
+
+
+def check_again(
+    model: FlatModel, again: FlatModel, settings: Local, sizes: Shapes, shape: tuple[int, ...], classes: int, name: str
+) -> None:
+    """See that a model which was built a second time is the same: nothing in it was drawn from a stream of its own.
+
+    Parameters
+    ----------
+    model, again
+        Both as they were built.
+    settings, sizes, shape, classes, name
+        As in `check`.
+
+    Raises
+    ------
+    UserCodeError
+        They are not the same.
+    """
+    with running(name):
+        prints = []
+        for one in (model, again):
+            with _kept(one):
+                small = Shapes((), sizes.test[:1])
+                prints.append(
+                    _Check(one, settings, _images(small, shape, classes, one.vector.device), classes, name).run(small)
+                )
+        found = difference([one.fingerprint for one in prints], [0, 0])
+    if found:
+        raise UserCodeError(
+            "model-unequal",
+            f"model {name}: built twice from one seed, it differs in {found[2]}; expected all randomness from the "
+            "generators that the run seeds: torch's, numpy.random's and random's own functions",
+        )
+
+
+def _images(sizes: Shapes, shape: tuple[int, ...], classes: int, device: torch.device) -> local.Samples:
+    count = max((*sizes.train, *sizes.test), default=1)
+    pixels = np.random.Generator(np.random.Philox(SEED)).integers(0, 256, (count, *shape), np.uint8)
+    return local.load(pixels, np.arange(count, dtype=np.int64) % classes, device)
+
+
+class _Check:
+    """The steps of one check.
+
+    Parameters
+    ----------
+    model, settings, classes, name
+        See `check`.
+    images
+        Made-up images and labels, as many as the largest batch.
+    """
+
+    def __init__(self, model: FlatModel, settings: Local, images: local.Samples, classes: int, name: str) -> None:
+        self._model, self._settings, self._images, self._classes, self._name = model, settings, images, classes, name
+        self._start = model.vector.clone()
+        self._exact = model.vector.device.type == "cpu" and not any(
+            isinstance(one, torch.jit.ScriptModule) for one in model.module.modules()
+        )
+        """Whether the same work gives the same bits: a GPU may add in another order, compiled code changes after a call."""
+
+    def run(self, sizes: Shapes) -> Found:
+        """Try all, in an order in which what one step leaves behind shows in the next."""
+        least, most = (sizes.train[:1], sizes.train[1:])
+        before, file = _tensors(self._model), self._beside()
+        state = _attributes(self._model.module)
+        logits, draws = self._evaluate(sizes.test[0] if sizes.test else 1)
+        try:
+            moved = self._step(least[0]) if least else self._start
+        except Exception as fault:
+            if least[0] > 1 or not most or isinstance(fault, SilofoldError):
+                raise
+            self._step(most[0])  # if it raises here too, then the number of images is not to blame
+            raise self._single(fault) from fault
+        self._look(before, file)
+        for size in most:
+            self._step(size)
+            self._look(before, file)
+        again, _ = self._evaluate(len(logits))
+        twice = self._step(least[0]) if least else self._start
+        if not (self._same(logits, again) and self._same(moved, twice)):
+            raise UserCodeError("model-state", self._story_of_state(state))
+        for size in sizes.test[1:]:
+            self._evaluate(size)
+        self._look(before, file)
+        self._look_at_views()
+        self._write()
+        kept = [bytes(_bytes(value)) for value in self._model.state[1:]]
+        return Found(
+            Fingerprint(
+                structure=structure(self._model),
+                constants=sha256(*kept),
+                vector=sha256(_bytes(self._start)),
+                answers=sha256(_bytes(logits), _bytes(moved)),
+                logits=[float(value) for value in logits.flatten()[:TOLD]],
+                attributes=_attributes(self._model.module, holding=True),
+            ),
+            draws,
+        )
+
+    def _evaluate(self, size: int) -> tuple[torch.Tensor, bool]:
+        """Evaluate a batch from the initial model; return its logits and whether random numbers were drawn."""
+        self._reset()
+        self._model.module.eval()
+        before = _streams(self._model)
+        with torch.inference_mode():
+            logits = self._model.module(self._images.images[:size].to(torch.float32).div_(255))
+        check_output(self._model.module, logits, size, self._classes)
+        if not logits.amax(1).isfinite().all():  # NaN is the largest of all
+            raise UserCodeError(
+                "model-output", f"model {self._name}: an untrained model gives logits that are not finite, {_first(logits)}"
+            )
+        return logits.detach().clone(), before != _streams(self._model)
+
+    def _step(self, size: int) -> torch.Tensor:
+        """Take one training step from the initial model and return the vector after it."""
+        self._reset()
+        module, step = self._model.module, local.Step(self._model, self._settings)
+        step.begin(torch.zeros_like(self._model.gradient))
+        module.train()
+        before = _streams(self._model)[1:]
+
+        def look(_: object, __: object, logits: object) -> None:
+            found = check_output(module, logits, size, self._classes)
+            if not found.requires_grad:
+                raise UserCodeError(
+                    "model-output",
+                    f"model {self._name}: its logits in training do not depend on its parameters by a gradient: are they "
+                    "detached, or made under torch.no_grad()?",
+                )
+
+        handle = module.register_forward_hook(look)
+        try:
+            step(self._images.images[:size], self._images.labels[:size])
+        finally:
+            handle.remove()
+        if self._settings.cuda_graph and before != _streams(self._model)[1:]:
+            raise ConfigError(
+                "settings-contradict",
+                f"local.cuda_graph = true: model {self._name} draws from numpy's or Python's random in a training step, "
+                "and a recorded graph would repeat one draw for ever; expected torch's generators, or "
+                "local.cuda_graph = false",
+            )
+        loss, _ = step.end()
+        if not (math.isfinite(loss) and bool(torch.isfinite(self._model.vector).all())):
+            raise DivergedError(
+                "diverged-start",
+                f"model {self._name}: one training step on {size} images with local.lr = {self._settings.lr:g} gives a loss "
+                f"of {loss / size:g} and parameters that are not all finite",
+            )
+        return self._model.vector.clone()
+
+    def _single(self, fault: BaseException) -> UserCodeError:
+        return UserCodeError(
+            "model-batch",
+            f"model {self._name}: {told(fault)}: some silo's last batch has one image with local.batch_size = "
+            f"{self._settings.batch_size}; expected local.drop_last = true, another local.batch_size, or a normalisation "
+            "that one image suffices for",
+        )
+
+    def _reset(self) -> None:
+        """Begin anew, with the same random numbers."""
+        self._model.load(self._start)
+        self._model.gradient.zero_()
+        local.seed_all(SEED)
+
+    def _look(self, before: dict[str, tuple[object, ...]], file: dict[str, str]) -> None:
+        """See that tensors are those that were there, where they were, and that nothing else moved that is to be saved."""
+        model, now = self._model, _tensors(self._model)
+        what = f"model {self._name}: "
+        for key in now.keys() - before.keys():
+            raise UserCodeError("model-tensors", f"{what}{key} was made while it ran; expected all of them from the start")
+        for key, facts in before.items():
+            if now.get(key) != facts:
+                raise UserCodeError(
+                    "model-tensors", f"{what}while it ran, {key} became {_told(now.get(key))}; it was {_told(facts)}"
+                )
+        model.check_places()
+        for key, value in self._beside().items():
+            if file.get(key) != value:
+                raise UserCodeError(
+                    "model-state",
+                    f"{what}{key} moves in training, and is not both sent and saved; expected a persistent float32 buffer",
+                )
+
+    def _look_at_views(self) -> None:
+        """See that no attribute still is a view of where a parameter lay before it moved into the flat vector."""
+        for view in self._model.views:
+            if view.held.get(view.key) is view.value:
+                raise UserCodeError(
+                    "model-tensors",
+                    f"model {self._name}: the attribute {view.name} is a view of the memory of {view.of}, which has moved "
+                    "since: it would never change; expected it to be taken from the parameter in forward",
+                )
+
+    def _same(self, one: torch.Tensor, other: torch.Tensor) -> bool:
+        if self._exact:
+            return bytes(_bytes(one)) == bytes(_bytes(other))
+        return bool(((one - other).abs() <= TOLERANCE * one.abs().max().clamp(min=1)).all())
+
+    def _story_of_state(self, before: dict[str, str]) -> str:
+        after = _attributes(self._model.module)
+        names = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+        culprits = f"the attribute {', '.join(names[:3])}" if names else "something that is no attribute of a module"
+        return (
+            f"model {self._name}: the same step from the same parameters and random numbers gave something else the second "
+            f"time: it keeps state in {culprits}, which would pass from silo to silo; expected a float32 buffer "
+            "(register_buffer), written in place, and random numbers of torch, numpy or random"
+        )
+
+    def _beside(self) -> dict[str, str]:
+        """Digest what is in the final file and not in the vector, and what is in the vector and not in that file.
+
+        Integer buffers are left out: they start each silo's training as the model was built.
+        """
+        state = self._model.module.state_dict()
+        others = {
+            key: _mark(value) for key, value in state.items() if not isinstance(value, torch.Tensor) or value.is_complex()
+        }
+        buffers = self._model.module.named_buffers()
+        return others | {key: _mark(value) for key, value in buffers if key not in state and value.is_floating_point()}
+
+    def _write(self) -> None:
+        """See that the state dict can be written and read back; without its tensors, since it rests on no size."""
+        small = {
+            key: value.new_empty(0, device="cpu") if isinstance(value, torch.Tensor) else value
+            for key, value in self._model.module.state_dict().items()
+        }
+        with _readable(self._name):
+            file = io.BytesIO()
+            torch.save(small, file)
+            file.seek(0)
+            back = torch.load(file, weights_only=True)
+        if list(back) != list(small):
+            raise UserCodeError("model-file", f"model {self._name}: its state dict reads back with other entries")
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (pickle.PickleError, AttributeError, TypeError, RuntimeError) as fault:
+        words = next((line.strip() for line in str(fault).splitlines() if "GLOBAL" in line or "pickle" in line), str(fault))
+        raise UserCodeError(
+            "model-file",
+            f"model {name}: its state dict cannot be written and read back with weights_only=True: {words[:200]}; expected "
+            "tensors and plain values alone (get_extra_state)",
+        ) from fault
+
+
+@contextlib.contextmanager
+def _kept(model: FlatModel) -> Iterator[None]:
+    """Leave parameters, buffers, gradients, plain attributes, modes and random streams as they are now, bit for bit."""
+    tensors = [(value, value.clone()) for value in (*model.state, model.gradient)]
+    modes = [(one, one.training) for one in model.module.modules()]
+    plain = [(one, _snapshot(one)) for one, _ in modes]
+    compiled = model.module.__dict__.pop("_compiled_call_impl", None)  # compiling takes a minute for each shape: not here
+    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002  (what models draw from)
+    devices = [model.vector.device] if model.vector.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        np.random.set_state(numpys)  # noqa: NPY002  (as above)
+        random.setstate(pythons)
+        if compiled is not None:
+            model.module.__dict__["_compiled_call_impl"] = compiled
+        with torch.no_grad():
+            for value, old in tensors:
+                value.copy_(old)
+        for one, mode in modes:
+            one.training = mode
+        for one, held in plain:
+            _restore(one, held)
+
+
+def _snapshot(module: torch.nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Each plain attribute of a module, with a copy of what may be changed in it."""
+    return {key: (value, _copy(value)) for key, value in module.__dict__.items() if key not in _INTERNAL}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.random.Generator):
+        return copy.deepcopy(value.bit_generator.state)
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    return value.copy() if isinstance(value, np.ndarray | list | dict | set) else None
+
+
+def _restore(module: torch.nn.Module, held: dict[str, tuple[Any, Any]]) -> None:
+    for key in [key for key in module.__dict__ if key not in held and key not in _INTERNAL]:
+        del module.__dict__[key]
+    for key, (value, old) in held.items():
+        module.__dict__[key] = value
+        match value:
+            case torch.Tensor():
+                if not torch.equal(value.detach(), old):
+                    value.detach().copy_(old)
+            case np.random.Generator():
+                value.bit_generator.state = old
+            case random.Random():
+                value.setstate(old)
+            case torch.Generator():
+                value.set_state(old)
+            case np.ndarray() | list():
+                value[:] = old
+            case dict() | set():
+                value.clear()
+                value.update(old)
+
+
+def _attributes(module: torch.nn.Module, *, holding: bool = False) -> dict[str, str]:
+    """Digest each plain attribute that may hold state, by its name; or those alone that hold numbers or a generator."""
+    found = {}
+    for path, one in module.named_modules():
+        for key, value in one.__dict__.items():
+            if key not in _INTERNAL and (not holding or isinstance(value, _HOLDERS)) and (mark := _mark(value)):
+                found[f"{path}.{key}" if path else key] = mark
+    return found
+
+
+def _mark(value: object) -> str:
+    """Digest a value; empty for what is no state that could be told."""
+    parts: list[bytes | memoryview] = []
+    match value:
+        case torch.Tensor():
+            parts = [_bytes(value)]
+        case np.ndarray():
+            parts = [value.tobytes()]
+        case np.random.Generator() | random.Random() | torch.Generator():
+            parts = [repr(_copy(value)).encode()]
+        case bool() | int() | float() | str() | None:
+            parts = [repr(value).encode()]
+        case list() | tuple():
+            parts = [_mark(one).encode() for one in value[:MANY]]
+        case dict():
+            parts = [f"{key!r} {_mark(one)}".encode() for key, one in itertools.islice(value.items(), MANY)]
+    return sha256(*parts)[:16] if parts else ""
+
+
+def _named(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _tensors(model: FlatModel) -> dict[str, tuple[object, ...]]:
+    """Shape, dtype and whether it is trained, of every parameter and buffer."""
+    return {key: (tuple(value.shape), str(value.dtype), value.requires_grad) for key, value in _named(model.module)}
+
+
+def structure(model: FlatModel) -> str:
+    """Digest names, shapes, dtypes and order of parameters and buffers: a vector means the same where it is the same."""
+    return sha256(repr(_tensors(model)).encode())
+
+
+def _told(facts: tuple[object, ...] | None) -> str:
+    if facts is None:
+        return "gone"
+    return f"{facts[1]} {facts[0]}, {'trained' if facts[2] else 'not trained'}"
+
+
+def _streams(model: FlatModel) -> tuple[bytes, ...]:
+    """Where the global generators stand: torch's, numpy's, Python's."""
+    device = model.vector.device
+    drawn = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.default_generator.get_state()
+    numpys = np.random.get_state(legacy=False)  # noqa: NPY002  (what models draw from)
+    return drawn.numpy().tobytes(), pickle.dumps(numpys), pickle.dumps(random.getstate())
+
+
+def _bytes(value: torch.Tensor) -> memoryview:
+    flat = value.detach().resolve_conj().cpu().contiguous().flatten()
+    flat = torch.view_as_real(flat) if flat.is_complex() else flat
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def _first(logits: torch.Tensor) -> Sequence[float]:
+    return [float(value) for value in logits[0, :3]]
