@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -42,10 +43,59 @@ def started(command: list[str], environment: Mapping[str, str] | None = None) ->
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env=dict(os.environ) | place | marked,
     ) as process:  # fmt: skip
+        threading.Thread(target=_watch, args=(process, command), daemon=True).start()
         try:
             yield process
         finally:
             kill(marked[MARK])
+            _found.pop(process.pid, None)
+
+
+LEFT = 15.0
+"""Seconds that an mpirun may stay when all of its ranks are gone."""
+UNKNOWN = 70
+"""Exit code of a job whose mpirun had to be ended and whose ranks' codes are lost."""
+_found: dict[int, int] = {}
+"""Process of an mpirun that had to be ended → exit code of its ranks."""
+
+
+def _watch(process: subprocess.Popen[str], command: list[str]) -> None:
+    """End an mpirun that stays without ranks, as it does now and then on a loaded machine: `silofold launch` does the same.
+
+    The ranks that it has not buried tell their exit codes.
+    """
+    if Path(command[0]).name not in {"mpirun", "mpiexec", "prterun"}:
+        return
+    begun, alone_since, codes = False, 0.0, dict[int, int]()
+    while process.poll() is None:
+        time.sleep(0.2)
+        living, dead = _ranks(process.pid)
+        codes |= dead
+        begun = begun or bool(living)
+        alone_since = 0.0 if living or not begun else alone_since or time.monotonic()
+        if alone_since and time.monotonic() - alone_since > LEFT:
+            _found[process.pid] = max(codes.values(), default=UNKNOWN)
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+
+
+def _ranks(mpirun: int) -> tuple[set[int], dict[int, int]]:
+    """Find the Python processes that an mpirun has started: those that live, and the exit codes of those that do not."""
+    parents, names, codes = dict[int, int](), dict[int, str](), dict[int, int]()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            head, _, tail = (folder / "stat").read_bytes().decode(errors="replace").rpartition(") ")
+            fields, pid = tail.split(), int(folder.name)
+            parents[pid], names[pid] = int(fields[1]), head.partition("(")[2]
+            if fields[0] in {"Z", "X"}:
+                codes[pid] = os.waitstatus_to_exitcode(int(fields[49]))
+    below = {mpirun}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    ranks = {pid for pid in below if names.get(pid, "").startswith("python")}
+    return ranks - set(codes), {pid: codes[pid] if codes[pid] >= 0 else 128 - codes[pid] for pid in ranks & set(codes)}
 
 
 def kill(mark: str) -> int:
@@ -67,7 +117,7 @@ def kill(mark: str) -> int:
 def wait(process: subprocess.Popen[str], seconds: float) -> Ended:
     """Wait for a started program; a hang fails the test."""
     out, err = process.communicate(timeout=seconds)
-    return Ended(process.returncode, out, err)
+    return Ended(_found.pop(process.pid, process.returncode), out, err)
 
 
 def run(command: list[str], seconds: float = 120, environment: Mapping[str, str] | None = None) -> Ended:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from silofold.cli import main
+from silofold.core import modules
+
+modules.settle()  # before anything is imported that a file of the current folder could hide
+
+from silofold.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

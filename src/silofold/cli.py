@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import silofold
-from silofold.core import console, endings
-from silofold.errors import SilofoldError
+from silofold.core import console, endings, modules
+from silofold.errors import ConfigError, SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +23,13 @@ _WITHOUT_MPI = {"baseline", "compare", "evaluate", "predict", "report", "verify"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    modules.settle()
+    console.settle()
     options = _parser().parse_args(arguments)
     try:
-        return _run(options)
+        _check_surroundings(options)
+        code = _run(options)
+        sys.stdout.flush()
     except SilofoldError as fault:
         return console.error(fault)
     except BrokenPipeError:
@@ -34,6 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return console.error(SilofoldError("system-call", f"{fault.filename or options.command}: {fault.strerror or fault}"))
     except KeyboardInterrupt:
         return endings.INTERRUPTED.code
+    return code
+
+
+def _check_surroundings(options: argparse.Namespace) -> None:
+    """Refuse at once what no command can work with.
+
+    Raises
+    ------
+    ConfigError
+        The current folder is gone, a variable keeps HDF5 from starting, or a folder's path is not UTF-8.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109  (what pathlib does with it)
+    except OSError as fault:
+        raise ConfigError("folder-gone", f"the current folder is gone ({fault.strerror}): cd to one that exists") from None
+    for name, usual in (("HDF5_VOL_CONNECTOR", "native"), ("HDF5_DRIVER", "sec2")):
+        if (value := os.environ.get(name, usual)) != usual:  # HDF5 would fail when it is loaded, in many lines
+            raise ConfigError("place-variable", f"{name}={value}: silo files are read by HDF5 itself; unset {name}")
+    named = [getattr(options, name, None) for name in ("data", "out", "resume", "run", "model")]
+    for path in filter(None, [*named, *getattr(options, "runs", ())]):
+        try:
+            f"{path} {os.path.realpath(path)}".encode()
+        except UnicodeEncodeError:
+            raise ConfigError("folder-name", f"{path}: found a path that is not UTF-8; rename the folder") from None
+        except OSError as fault:
+            raise ConfigError("folder-name", f"{path}: {fault.strerror}") from None
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -120,14 +150,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_shape(replay)
     status = commands.add_parser("status", help="say what the job of a run folder is about, or how it ended")
     _add_folder(status)
+    requeue = "for batch scripts, after `launch` ended with CODE: exit with 0 if the job is to be put back into the queue"
+    status.add_argument("--requeue", type=int, metavar="CODE", help=requeue)
+    status.add_argument("--warned", action="store_true", help="with --requeue: the batch system had asked the job to end")
     stop = commands.add_parser("stop", help="end a job after its round, with a checkpoint to go on from")
     _add_folder(stop)
     stop.add_argument("--now", action="store_true", help="in the middle of its round: that round is lost")
-    stop.add_argument("--wait", type=float, default=600.0, metavar="SECONDS", help="for the end of the job (default: 600)")
+    stop.add_argument(
+        "--wait", type=_seconds, default=600.0, metavar="SECONDS", help="for the end of the job (default: 600)"
+    )
     scale = commands.add_parser("scale", help="make standbys of a running job workers, or workers standbys")
     _add_folder(scale)
     scale.add_argument("--workers", type=int, required=True, metavar="CHANGE", help="by how many: +2, -1")
-    scale.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="for the next round (default: 60)")
+    scale.add_argument("--wait", type=_seconds, default=60.0, metavar="SECONDS", help="for the next round (default: 60)")
     doctor = commands.add_parser("doctor", help="find out whether a run can work here; alone, under mpirun, in a batch job")
     doctor.add_argument("recipe", nargs="?", type=Path, metavar="RUN.toml", help="the settings of the run to come")
     doctor.add_argument("--data", type=Path, help="its folder of silos")
@@ -208,6 +243,13 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
         help="worker ranks (default: auto, the cores or GPUs, at most the silos)",
     )
     parser.add_argument("--standby", type=int, help="ranks in reserve (default: roles.standby of the settings)")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 10**9:
+        raise ValueError
+    return seconds
 
 
 def _workers(text: str) -> int | None:

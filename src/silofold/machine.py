@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
@@ -22,7 +23,17 @@ _NO_LIMIT = 2**60
 
 def node() -> str:
     """Name the node: as SLURM calls it, else the host's name."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    return printable(os.environ.get("SLURMD_NODENAME", "")) or host()
+
+
+def host() -> str:
+    """Name the host, in one word that can be printed and sent."""
+    return printable(socket.gethostname()) or "?"
+
+
+def printable(name: str) -> str:
+    """Make one word of UTF-8 out of a name that others chose."""
+    return "_".join(name.encode(errors="surrogateescape").decode(errors="replace").split())
 
 
 def cores() -> list[int]:
@@ -91,8 +102,10 @@ def descendants(pid: int, proc: Path = PROC) -> list[Child]:
     parents: dict[int, int] = {}
     stopped: set[int] = set()
     for entry in proc.iterdir():
-        if entry.name.isdecimal() and (told := _read(entry / "stat")):
-            state, parent = told.rpartition(") ")[2].split()[:2]
+        # the name of a process may hold anything, brackets and bytes that are no UTF-8 included: it ends at the last bracket
+        told = _read(entry / "stat").rpartition(") ")[2].split() if entry.name.isdecimal() else []
+        if len(told) > 1:
+            state, parent = told[:2]
             if state != "Z":
                 parents[int(entry.name)] = int(parent)
             if state == "T":
@@ -108,28 +121,36 @@ def descendants(pid: int, proc: Path = PROC) -> list[Child]:
     return found
 
 
+def ancestors(pid: int, proc: Path = PROC) -> Iterator[str]:
+    """Yield the names of the processes that a process comes from, its parent first."""
+    while pid > 0:
+        told = _read(proc / str(pid) / "stat").rpartition(") ")[2].split()
+        pid = int(told[1]) if len(told) > 1 else 0
+        if pid > 0:
+            yield _read(proc / str(pid) / "comm").rstrip("\n")
+
+
 def beside(pid: int, proc: Path = PROC) -> int:
     """Tell how many ranks the launcher started on this machine, as it told one of them (Open MPI, MPICH); 0 if unknown."""
     told = dict(entry.partition("=")[::2] for entry in _read(proc / str(pid) / "environ").split("\0"))
-    return next((int(told[name]) for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS") if name in told), 0)
+    sizes = [told.get(name, "") for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")]
+    return next((number for size in sizes if (number := _number(size))), 0)
 
 
 def tasks(environment: Mapping[str, str] = os.environ) -> int | None:
     """Tell for how many tasks the allocation is made, or none outside of SLURM."""
-    text = environment.get("SLURM_NTASKS", "")
-    return int(text) if text.isdecimal() else None
+    return _number(environment.get("SLURM_NTASKS", "")) or None
 
 
 def allocation_end(environment: Mapping[str, str] = os.environ) -> float | None:
     """Tell when the allocation ends, in seconds since the epoch, or none where nobody says so."""
-    text = environment.get("SLURM_JOB_END_TIME", "")
-    return float(text) if text.isdecimal() and int(text) else None
+    return float(_number(environment.get("SLURM_JOB_END_TIME", ""))) or None
 
 
 def _folders(controller: str, cgroups: Path, proc: Path) -> list[Path]:
     """Find this process's control groups, of either version, from its own up to the root."""
     found = []
-    for line in _read(proc / "self" / "cgroup").splitlines():
+    for line in filter(None, _read(proc / "self" / "cgroup").split("\n")):
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
@@ -149,8 +170,14 @@ def _kilobytes(key: str, path: Path) -> int:
     return int(line.split()[1]) * 1024 if line else 0
 
 
+def _number(text: str) -> int:
+    """Read a plain number; 0 where others have put something else there."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else 0
+
+
 def _read(path: Path) -> str:
+    """Read a file of the kernel's as far as it goes: names, command lines and environments are of any bytes."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode(errors="surrogateescape")
     except OSError:
         return ""

@@ -7,8 +7,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from silofold.core.console import shown
-from silofold.errors import RunFolderError
+from silofold.core import console
+from silofold.core.endings import DONE, ENDINGS, RESUMABLE, STOPPED, of_code
+from silofold.errors import ConfigError, RunFolderError
 from silofold.record import control, history
 from silofold.record.rundir import RunFolder
 
@@ -16,9 +17,16 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
+    from silofold.core.endings import Ending
     from silofold.messages import Summary
-    from silofold.record.control import Status
+    from silofold.record.control import End, Status
 
+WARNED = "warned"
+"""Cause of an end that the batch system asked for: the time limit, or pre-emption."""
+PATIENCE = {WARNED: 3, "rank-lost": 3, "rank-silent": 3}
+"""Cause of an end → starts in a row that may end by it without a new checkpoint; of all others two."""
+MOST = 2**16
+"""Workers by which a job can be scaled."""
 SILENCE = 15.0
 """Seconds without a sign of life after which a job is taken for dead."""
 
@@ -26,6 +34,8 @@ SILENCE = 15.0
 def main(options: argparse.Namespace) -> int:
     """Do one of the three, and return the exit code."""
     folder = RunFolder(options.run)
+    if options.command == "status" and options.requeue is not None:
+        return _requeue(folder, options.requeue, warned=options.warned)
     if options.command == "status":
         return _status(folder)
     if not _lives(folder, control.read_status(folder)):
@@ -36,33 +46,88 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _status(folder: RunFolder) -> int:
-    """Print what a job is about, or how it ended: exit code 0 if it runs, is done or was stopped, 75 if it is dead."""
-    record = folder.read_record()
-    status, lives = control.read_status(folder), _lives(folder, control.read_status(folder))
+    """Print what a job is about, or how it ended; the exit code is that of its ending, 0 while it runs, 75 if it is dead."""
+    status = control.read_status(folder)
+    lives = _lives(folder, status)
+    known = folder.record.exists() or not (lives or status)
+    record = folder.read_record() if known else None
     rounds = history.read(folder.metrics) if folder.metrics.exists() else []
-    state, code = _state(folder, status, lives=lives)
+    state, ending = _state(folder, status, lives=lives)
     lines = [("run folder", str(folder.path)), ("state", state), ("", _latest(rounds))]
+    if ending and ending.code:
+        lines.append(("next", ending.remedy))
     if status:
-        lines += _people(status, record.ranks)
+        lines += _people(status, record.ranks if record else ())
         lines.append(("last round", _phases(rounds[-1]) if rounds else ""))
-    sys.stdout.write("".join(f"{shown(name):<12} {shown(text)}\n" for name, text in lines if text))
-    return code
+    sys.stdout.write("".join(f"{name:<12} {console.shown(text)}\n" for name, text in lines if text))
+    return ending.code if ending else 0
 
 
-def _state(folder: RunFolder, status: Status | None, *, lives: bool) -> tuple[str, int]:
+def _state(folder: RunFolder, status: Status | None, *, lives: bool) -> tuple[str, Ending | None]:
+    """Say how a job stands, and how it ended; no ending while it runs."""
     if folder.done.exists():
-        return (status.ended if status else "done"), 0
+        return (status.ended if status and status.ended else "done"), DONE
+    if lives and (status is None or status.ended):
+        return "starting: no round was begun yet", None
     if status is None:
-        return ("starting", 0) if lives else (f"no round was begun; start again with --resume {folder.path}", 75)
+        return f"no round was begun; start again with --resume {folder.path}", RESUMABLE
     age = time.time() - status.written
     if status.ended and not lives:
-        return status.ended, 0
+        # files of older versions name no ending, and tell of none but a stop or a save
+        ending = next((ending for ending in ENDINGS if ending.name == status.ending), STOPPED)
+        return f"{status.ended}{f' [{status.cause}]' if status.cause else ''}", ending
     if not lives:
-        return f"dead: no sign of life for {_span(age)}; go on with --resume {folder.path}", 75
+        return f"dead: no sign of life for {_span(age)}; go on with --resume {folder.path}", RESUMABLE
     left = max(0, status.wanted - status.counted) * status.usual_seconds
     story = f"running for {_span(time.time() - status.started)}: {status.counted} of {status.wanted} rounds done, "
     story += f"round {status.round}: {status.phase} for {_span(status.round_seconds + age)}"
-    return story + (f"; about {_span(left)} left" if left else ""), 0
+    return story + (f"; about {_span(left)} left" if left else ""), None
+
+
+def _requeue(folder: RunFolder, code: int, *, warned: bool) -> int:
+    """Answer a batch script: exit code 0 if its job is to be put back into the queue, 1 if not, and why in one line."""
+    status, ending = control.read_status(folder), of_code(code)
+    if warned and code == 0:
+        end = control.note_end(folder, WARNED)
+    elif code != ending.code:  # launch itself was killed, and has noted nothing
+        end = control.note_end(folder, "rank-lost")
+    else:
+        end = control.read_end(folder)
+    again, story = requeues(ending, end, warned=warned, done=folder.done.exists())
+    told = f": {status.ended}" if status and status.ended and not again and code else ""
+    console.say(f"{story}{told}")
+    if not again:
+        control.forget_end(folder)  # who submits the job once more has mended something
+    return 0 if again else 1
+
+
+def requeues(ending: Ending, end: End, *, warned: bool, done: bool) -> tuple[bool, str]:
+    """Decide whether a batch job starts again, and say why.
+
+    Parameters
+    ----------
+    ending
+        How it ended, by the exit code of `launch`.
+    end
+        How its last starts ended.
+    warned
+        Whether the batch system asked it to end: then a run that stopped as asked is to go on.
+    done
+        Whether the run is complete.
+    """
+    if done:
+        return False, "the run is complete"
+    if not (ending.requeue or (warned and ending.code == 0)):
+        return (
+            False,
+            f"not requeued, {ending.name}: {ending.remedy}"
+            if ending.code
+            else "stopped as asked: submit again, and it goes on",
+        )
+    most = PATIENCE.get(end.cause, 2)
+    if end.times >= most:
+        return False, f"not requeued: {end.times} starts in a row ended by {end.cause} and without a new checkpoint"
+    return True, "not finished: back into the queue"
 
 
 def _people(status: Status, ranks: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
@@ -106,18 +171,20 @@ def _lives(folder: RunFolder, status: Status | None) -> bool:
 
 
 def _stop(folder: RunFolder, *, now: bool, wait: float) -> int:
-    control.ask_stop(folder, now=now)
+    control.ask_stop(folder, now=now, to=_job(folder))
     if not _until_gone(folder, wait):
         sys.stdout.write(
             f"asked: the job ends {'now' if now else 'after its round'}; silofold status {folder.path} tells when\n"
         )
         return 0
     status = control.read_status(folder)
-    sys.stdout.write(f"{shown(status.ended) if status and status.ended else 'the job has ended'}\n")
+    sys.stdout.write(f"{console.shown(status.ended) if status and status.ended else 'the job has ended'}\n")
     return 0
 
 
 def _scale(folder: RunFolder, change: int, wait: float) -> int:
+    if not 0 < abs(change) <= MOST:
+        raise ConfigError("job-change", f"--workers {change}: expected a change by 1 to {MOST} workers: +2, -1")
     before = control.read_status(folder)
     if before and change > 0 and not before.standbys:
         raise RunFolderError(
@@ -127,7 +194,7 @@ def _scale(folder: RunFolder, change: int, wait: float) -> int:
         raise RunFolderError(
             "job-scale", f"{folder.path}: found {len(before.workers)} workers, expected at least 2 to send one back"
         )
-    control.ask_scale(folder, change)
+    control.ask_scale(folder, change, _job(folder))
     deadline = time.monotonic() + wait
     while time.monotonic() < deadline and control.is_running(folder):
         after = control.read_status(folder)
@@ -141,6 +208,12 @@ def _scale(folder: RunFolder, change: int, wait: float) -> int:
         f"workers for it; silofold status {folder.path} tells\n"
     )
     return 0
+
+
+def _job(folder: RunFolder) -> float:
+    """Return the name of the job that is at work, by which it is asked; 0 while it starts."""
+    status = control.read_status(folder)
+    return status.started if status and not status.ended else 0.0
 
 
 def _until_gone(folder: RunFolder, seconds: float) -> bool:

@@ -1,7 +1,8 @@
 """Name → plug-in: the only dynamic import of the program.
 
 A short name is a module of the plug-in's folder (``mean`` → ``silofold.aggregation.strategies.mean``) whose attribute
-``plugin`` is the class. ``package.module:Class`` is a class of the user's own.
+``plugin`` is the class. ``package.module:Class`` is a class of the user's own, looked for as `silofold.core.modules` says:
+on PYTHONPATH, in the environment, and last in the current folder, by every command.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ def find(kind: Kind, name: str) -> Any:
     found = _imported(kind, name, module, own=bool(colon))
     with _called(f"{kind} {name}"):  # a module may answer for its attributes itself
         if not hasattr(found, attribute):
-            raise PluginError("plugin-unknown", f"{kind} {name!r}: module {module} has no {attribute}")
+            place = getattr(found, "__file__", None) or "built into Python"
+            raise PluginError("plugin-unknown", f"{kind} {name!r}: module {module} ({place}) has no {attribute}")
         plugin = getattr(found, attribute)
     _check_kind(kind, name, plugin)
     return plugin
@@ -159,7 +161,9 @@ def _imported(kind: Kind, name: str, module: str, *, own: bool) -> Any:
             hint = f"pip install 'silofold[{name}]'"
             raise PluginError("plugin-import", f"{kind} {name!r}: {fault}; {hint}") from fault
         if isinstance(fault, ModuleNotFoundError) and fault.name and f"{module}.".startswith(f"{fault.name}."):
-            raise PluginError("plugin-import", f"{kind} {name!r}: {fault}; is its folder on PYTHONPATH?") from fault
+            raise PluginError(
+                "plugin-import", f"{kind} {name!r}: {fault}; is its folder on PYTHONPATH, or the current one?"
+            ) from fault
         if not module or module.startswith(".") or "\0" in module:
             raise PluginError("plugin-name", f"{kind} {name!r}: expected package.module:Class") from None
         raise

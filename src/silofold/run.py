@@ -6,6 +6,7 @@ not train never import torch.
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import logging
@@ -31,7 +32,8 @@ from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.core import console
 from silofold.core.elements import Elements
-from silofold.core.endings import RESUMABLE
+from silofold.core.endings import DONE, INTERNAL, INTERRUPTED, RESUMABLE, STOPPED
+from silofold.core.error_table import ERRORS
 from silofold.core.fingerprint import Fingerprint, difference
 from silofold.data import silo as silos
 from silofold.errors import (
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
+    from silofold.core.endings import Ending
     from silofold.roles.worker import SiloSplit, Worker
     from silofold.round import Role
     from silofold.training.flat import FlatModel
@@ -98,6 +101,11 @@ class Request:
     replay: Path | None = None
     rehearse: bool = False
 
+    @functools.cached_property
+    def folder(self) -> RunFolder:
+        """The run folder, as this job holds it."""
+        return RunFolder(self.out)
+
 
 class Trainee(NamedTuple):
     """What a rank that trains has: the model, its silos, the device in words, and what the start check found."""
@@ -130,14 +138,17 @@ def train(request: Request) -> int:
     try:
         world = worlds.connect()
     except SilofoldError as fault:
+        console.up()
         return fault.exit_code if fault.told_elsewhere else console.error(fault)
+    if world.rank == 0:
+        console.up()
     try:
         for generation in itertools.count(1):
             if world.rank == 0 and not request.rehearse:  # whoever leads the survivors, too
                 _heed_signals(RunFolder(request.out))
             world, request = _live(world, request, generation)
     except BaseException:  # noqa: BLE001  (whatever it is, the other ranks must not wait for this one)
-        _abort(world)
+        _abort(world, request)
     raise AssertionError
 
 
@@ -160,7 +171,7 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
         worlds.finish(world, code)
     except StopNow:
         if isinstance(role, Scheduler):
-            role.close("stopped at once, as asked")
+            role.close("stopped at once, as asked", STOPPED)
         sys.stdout.write(f"stopped at once, as asked; go on with --resume {job.folder.path}\n")
         world.abort(RESUMABLE.code)  # with 0, Open MPI takes it for the end of one rank alone
     except RankLost as loss:
@@ -197,6 +208,7 @@ def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabr
         worlds.finish(world, over.exit_code)
     except SilofoldError as fault:  # agreed on by all ranks
         if world.rank == 0:
+            _leave_word(request, fault)
             console.error(fault)
         worlds.finish(world, fault.exit_code)
 
@@ -226,26 +238,40 @@ def _shape(world: World, job: Job) -> tuple[str, str]:
     return f"roles.servers={servers}", f"roles.standby={standby}"
 
 
-def _abort(world: World) -> NoReturn:
+def _abort(world: World, request: Request) -> NoReturn:
     """End all ranks because of the exception at hand, in one line where it is a fault that we know.
 
     A rank that fails by a mistake of the program dies alone where the others survive that: they have not made it.
     """
     fault = sys.exc_info()[1]
-    code = 1
+    ending = INTERNAL
     if isinstance(fault, SilofoldError):
-        code = console.error(fault)
+        ending = ERRORS[fault.id].ending
+        console.error(fault)
     elif isinstance(fault, OSError):
         vanished = isinstance(fault, FileNotFoundError)
-        code = console.error(RunFolderError("run-vanished" if vanished else "run-write", f"rank {world.rank}: {fault}"))
+        broken = RunFolderError("run-vanished" if vanished else "run-write", f"rank {world.rank}: {fault}")
+        ending = ERRORS[broken.id].ending
+        console.error(broken)
     elif isinstance(fault, KeyboardInterrupt):
-        code = 130
+        ending = INTERRUPTED
     else:
         sys.stderr.write(f"silofold: rank {world.rank}: internal error\n{traceback.format_exc()}")
     logger.info("rank %d ends the job", world.rank, exc_info=fault)  # the file alone: standard error has it in one line
-    if code == 1 and not isinstance(fault, SilofoldError) and world.survives:
+    if ending is INTERNAL and not isinstance(fault, SilofoldError) and world.survives:
         world.end_rank(world.rank)
-    world.abort(code)
+    _leave_word(request, fault, ending)
+    world.abort(ending.code)
+
+
+def _leave_word(request: Request, fault: BaseException | None, ending: Ending = INTERNAL) -> None:
+    """Write into the folder's status how the job ends, if the folder is this job's."""
+    if request.folder.ours:
+        known = isinstance(fault, SilofoldError)
+        cause = fault.id if isinstance(fault, SilofoldError) else ""
+        control.leave_word(
+            request.folder, ERRORS[cause].ending if known else ending, str(fault) or type(fault).__name__, cause
+        )
 
 
 # --- start-up --------------------------------------------------------------------------------------------------------
@@ -272,7 +298,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
             settings=settings,
             layout=layout,
             data=data,
-            folder=RunFolder(request.out),
+            folder=request.folder,
             strategy=plugins.load("strategy", settings.strategy),
             script={summary.round: summary for summary in script},
             reach=reach,
@@ -281,6 +307,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
         plugins.load("cohort", settings.cohort)
         plugins.load("server_optimizer", settings.server_optimizer)
     beginning = _claim(world, job, request)
+    job.folder.ours = not request.rehearse
     title, kind = layout.title(world.rank), layout.role(world.rank)[0]
     with world.together():
         try:
@@ -368,7 +395,7 @@ def read_settings(request: Request) -> config.Settings:
     if source is None and request.recipe:
         return config.load(request.recipe, overrides)
     if source is None:
-        raise ConfigError("settings-read", "no settings: name a TOML file")
+        return config.parse("", "no settings", overrides)
     if request.replay:
         # who took part is on record: a slower machine must not turn it into another run
         overrides += ["rounds.start_quorum=1.0", "rounds.start_window=300.0", "rounds.update_window=86400.0"]
@@ -759,11 +786,11 @@ def _git_revision() -> str:
     try:
         answer = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True, text=True, timeout=5, check=False,
+            capture_output=True, timeout=5, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return answer.stdout.strip()
+    return answer.stdout.decode(errors="replace").strip()
 
 
 def _close(scheduler: Scheduler, job: Job) -> None:
@@ -788,7 +815,7 @@ def _close(scheduler: Scheduler, job: Job) -> None:
         story = f"identical: {len(rounds)} rounds, every model digest equals the record"
     else:
         story = f"done: {len(rounds)} rounds, accuracy {story}; run folder {job.folder.path}"
-    scheduler.close(story)
+    scheduler.close(story, scheduler.ending[0] if scheduler.ending else DONE)
     if not scheduler.ending:
         rundir.write_atomically(job.folder.done, f"{rounds[-1].model_sha256}\n".encode())
     sys.stdout.write("\n".join([*_timeline(job, rounds, scheduler.started), console.shown(story), ""]))

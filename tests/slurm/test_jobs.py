@@ -130,3 +130,14 @@ def test_a_fault_that_stays_is_not_requeued(cluster: emulated.Cluster, silos: Pa
     found = cluster.job(job.number)
     assert (found["JobState"], found["ExitCode"], found["Restarts"]) == ("FAILED", "2:0", "0"), job.story()
     assert "did you mean 'count'" in job.output.read_text()
+
+
+def test_a_loss_that_comes_back_is_given_up_after_three_starts(
+    cluster: emulated.Cluster, silos: Path, tmp_path: Path
+) -> None:
+    fault = "scheduler: kill @ round 1 before train"
+    job = submit(cluster, silos, tmp_path, SILOFOLD_LAUNCHER=RESTARTING, SILOFOLD_FAULT=fault)
+    cluster.wait([job.number], 300)
+    found = cluster.job(job.number)
+    assert (found["JobState"], found["ExitCode"], found["Restarts"]) == ("FAILED", "75:0", "2"), job.story()
+    assert "3 starts in a row ended by rank-lost and without a new checkpoint" in job.output.read_text()

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -17,7 +18,9 @@ import pytest
 import run_folder
 from records import summary
 from silofold import cli, launch, machine
+from silofold.core.endings import DONE, STOPPED, USER_CODE
 from silofold.errors import TopologyError
+from silofold.record import control
 from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ def test_plan_counts_ranks_and_keeps_what_the_user_set(recipe: Path, tiny: Path,
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     command, environment, rounds = launch.plan(options(recipe, tiny, "--servers", "2", "--workers", "3"))
     first = command.index("-n")
-    assert command[first : first + 6] == ["-n", "6", sys.executable, "-m", "silofold", "train"]
+    assert command[first : first + 7] == ["-n", "6", sys.executable, "-P", "-m", "silofold", "train"]
     assert command[-4:] == ["--set", "roles.servers=2", "--set", "roles.standby=0"]
     assert environment["OMP_NUM_THREADS"] == "3"
     assert rounds == 3
@@ -189,3 +192,55 @@ def test_what_is_told_while_ranks_start(tmp_path: Path) -> None:
     assert "the first round begins" in launch._beginning(folder, since)
     folder.status.write_text("{damaged", encoding="utf-8")
     assert "the first round begins" in launch._beginning(folder, since)
+
+
+def test_a_guard_that_meets_an_exception_says_so_once_and_stays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "FAREWELL", 0.5)
+    monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
+    real, calls = machine.descendants, [0]
+
+    def fails_at_first(pid: int) -> list[machine.Child]:
+        calls[0] += 1
+        if calls[0] < 4:
+            raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "somebody's name")
+        return real(pid)
+
+    monkeypatch.setattr(machine, "descendants", fails_at_first)
+    script = f"{sys.executable} -c 'import time; time.sleep(2)' -m silofold train & wait; sleep 60"
+    with subprocess.Popen(["bash", "-c", script], text=True) as process:
+        launch._guard(process, None, threading.Event())
+        assert process.wait(5) == -signal.SIGTERM
+    err = capsys.readouterr().err
+    assert err.count("has met UnicodeDecodeError") == 1, err
+
+
+def test_a_session_that_was_left_is_swept_and_one_that_lives_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with launch.locked_session() as (place, _):
+        (alive,) = set(place.values())
+        left = tmp_path / f"{launch.SESSION}left"
+        left.mkdir()
+        (left / launch.SESSION_LOCK).touch()
+        for folder in (alive, left):
+            os.utime(f"{folder}/{launch.SESSION_LOCK}", (1, 1))
+        with launch.session():
+            assert not left.exists()
+            assert os.path.isdir(alive)  # noqa: PTH112
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_tells_how_it_ended(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    control.leave_word(folder, STOPPED, "stopped as asked")
+    start = launch.Start.now(folder)
+    assert not start.is_over(), "the last word of an earlier job"
+    time.sleep(0.02)
+    control.leave_word(folder, USER_CODE, "Net raised", "model-build")
+    assert start.told() == (USER_CODE, "model-build")
+    time.sleep(0.02)
+    control.leave_word(folder, DONE, "done")
+    assert not start.is_over(), "done is who has written DONE"
+    folder.done.write_text("x")
+    assert start.told() == (DONE, "")

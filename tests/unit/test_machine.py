@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -86,3 +87,30 @@ def test_processes_that_a_process_started(tmp_path: Path) -> None:
     found = machine.descendants(7, tmp_path)
     assert found == [machine.Child(8, 7, "program 8 ", stopped=False), machine.Child(9, 8, "program 9 ", stopped=True)]
     assert [machine.beside(pid, tmp_path) for pid in (8, 9)] == [3, 0]
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    """Anybody on a node may give a process such a name, command line or environment."""
+    odd = b"sim_\xe9t\xc3) T 1 ("
+    for pid, parent in ((7, 1), (8, 7)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_bytes(b"%d (%s) S %d 0" % (pid, odd, parent))
+        (tmp_path / str(pid) / "cmdline").write_bytes(b"\xff\0-m silofold \0")
+    (tmp_path / "8" / "environ").write_bytes(b"X=\xfe\0OMPI_COMM_WORLD_LOCAL_SIZE=many\0MPI_LOCALNRANKS=2\0")
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "stat").write_bytes(b"")
+    (child,) = machine.descendants(7, tmp_path)
+    assert (child.pid, child.parent, child.stopped) == (8, 7, False)
+    assert machine.beside(8, tmp_path) == 2
+
+
+def test_a_host_whose_name_is_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "caf\udce9 1")
+    assert machine.host() == "caf\ufffd_1"
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    assert machine.node() == machine.host()
+
+
+def test_the_processes_that_a_process_comes_from() -> None:
+    assert [*machine.ancestors(os.getpid())]
+    assert "slurmstepd" not in machine.ancestors(os.getpid())

@@ -11,6 +11,7 @@ its bytes go by collectives.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
@@ -210,7 +211,8 @@ def map_memory(comm: MPI.Intracomm, size: int, mine: Sequence[tuple[int, int]]) 
             except OSError:
                 fault = 1
         comm.Barrier()
-    path.unlink(missing_ok=True)  # it lives as long as a rank has it
+    with contextlib.suppress(OSError):  # where nothing can be made, nothing can be removed
+        path.unlink(missing_ok=True)  # it lives as long as a rank has it
     everyone = np.zeros(1, np.int64)
     comm.Allreduce(np.array([fault], np.int64), everyone)
     try:

@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import sys
 import time
 import zlib
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 import mpi4py
 import numpy as np
 
-from silofold import messages
+from silofold import machine, messages
 from silofold.comm import bell, failures, waiting
 from silofold.core.endings import RESUMABLE
 from silofold.errors import RequeueError, SilofoldError, TopologyError
@@ -80,7 +79,7 @@ class World:
         self.places: list[tuple[str, int]] = []
         """Host and process of each rank."""
         self._bell, names = bell.Bell(), []
-        for answer in self.gather(f"{socket.gethostname()} {os.getpid()} {self._bell.name.hex()}".encode()):
+        for answer in self.gather(f"{machine.host()} {os.getpid()} {self._bell.name.hex()}".encode()):
             host, pid, name = answer.decode().split(" ")
             self.places.append((host, int(pid)))
             names.append(bytes.fromhex(name))
@@ -495,7 +494,7 @@ def library_version() -> str:
 
 
 def _environment_number(names: tuple[str, ...], default: int) -> int:
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), default)
 
 
 def _launched_ranks() -> int:

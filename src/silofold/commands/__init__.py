@@ -1,1 +1,1 @@
-"""One module a command of the command line; faults become exit codes by who calls them."""
+"""What the commands are made of: a module for each, and what they share."""

@@ -119,6 +119,17 @@ ERRORS: dict[str, Entry] = {
     "rank-silent": Entry(RESUMABLE, "A rank waited for another that said nothing.", "Start the same command again."),
     "start-quorum": Entry(RESUMABLE, "Too few silos were ready in time.", "Look at the ranks that are named; start again."),
     "rounds-void": Entry(RESUMABLE, "Too many void rounds in a row.", "Look at the reasons that are named."),
+    "mpi-start": Entry(
+        BAD_INPUT, "The launcher ended before a rank was up: what it says stands in the line.", "silofold doctor tells more."
+    ),
+    "launcher-call": Entry(BAD_INPUT, "The launcher cannot be called.", "Look at SILOFOLD_LAUNCHER and the environment."),
+    # --- surroundings -------------------------------------------------------------------------------------------------
+    "folder-gone": Entry(BAD_INPUT, "The current folder was deleted.", "cd to a folder that exists."),
+    "folder-name": Entry(BAD_INPUT, "The path of a folder is not UTF-8.", "Rename the folder."),
+    "place-temporary": Entry(BAD_INPUT, "No file can be written for temporary use.", "Set TMPDIR to another folder."),
+    "place-files": Entry(BAD_INPUT, "Too few files may be open for MPI's connections.", "Raise ulimit -n."),
+    "place-variable": Entry(BAD_INPUT, "An environment variable names what is not there.", "Unset it."),
+    "place-allocation": Entry(BAD_INPUT, "Variables of a batch job that is over stand in this shell.", "Unset them."),
     # --- run folders --------------------------------------------------------------------------------------------------
     "run-folder": Entry(BAD_INPUT, "The run folder holds something else or cannot be used.", "Choose another --out."),
     "run-busy": Entry(BAD_INPUT, "Another job is at work in the run folder.", "Choose another --out, or wait."),
@@ -148,6 +159,7 @@ ERRORS: dict[str, Entry] = {
     "out-write": Entry(BAD_INPUT, "A file that was asked for cannot be written.", "Name another place."),
     "job-none": Entry(BAD_INPUT, "No job is at work in the run folder.", "silofold status tells more."),
     "job-scale": Entry(BAD_INPUT, "There is nobody to scale with.", "Start with --standby, or with more workers."),
+    "job-change": Entry(BAD_INPUT, "A change of the number of workers is none, or too large.", "Write +2 or -1."),
     "replay-differs": Entry(REPLAY_DIFFERS, "A replay gave other bits than the record.", "Compare the environments."),
 }
 """Id → ending, cause, remedy."""

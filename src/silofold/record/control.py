@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from silofold import machine
 from silofold.core import guarded
 from silofold.errors import RunFolderError
 from silofold.record import rundir
@@ -20,6 +21,7 @@ from silofold.record import rundir
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from silofold.core.endings import Ending
     from silofold.record.rundir import RunFolder
 
 MOST = 16 * guarded.MIB
@@ -52,7 +54,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     dead: list[str]
     benched: list[int]
     ended: str = ""
-    """How it went, once it is over; ``stopped`` begins it when that was asked for."""
+    """How it went, once it is over, for people."""
+    ending: str = ""
+    """Name of its ending in `silofold.core.endings.ENDINGS`; empty while it runs, and in files of older versions."""
+    cause: str = ""
+    """Id of the error that ended it, if one did."""
 
 
 class Requests(msgspec.Struct, frozen=True):
@@ -60,6 +66,16 @@ class Requests(msgspec.Struct, frozen=True):
 
     stop: Stop = ""
     scale: int = 0
+    dropped: tuple[str, ...] = ()
+    """What was asked of another job than this one."""
+
+
+class End(msgspec.Struct, frozen=True):
+    """How the last starts of a batch job ended: so many in a row alike, and without a new checkpoint."""
+
+    cause: str = ""
+    checkpoint: str = ""
+    times: int = 0
 
 
 def write_status(folder: RunFolder, status: Status) -> None:
@@ -100,41 +116,118 @@ def is_running(folder: RunFolder) -> bool:
     return False
 
 
-def ask_stop(folder: RunFolder, *, now: bool) -> None:
-    """Ask the job to end after its round, or at once; a second request does not take back the first."""
-    _ask(folder.stop_request, "now" if now else "round")
+def leave_word(folder: RunFolder, ending: Ending, story: str, cause: str = "") -> None:
+    """Write into the status how the job ended, where nobody has: a fault of a rank, or of all of them."""
+    try:
+        status = read_status(folder)
+    except RunFolderError:
+        status = None
+    now = time.time()
+    told = status or Status(
+        written=now, started=now, host=machine.host(), phase="starting", round=0, counted=0, wanted=0, round_seconds=0.0,
+        usual_seconds=0.0, waiting_for=[], late={}, workers=[], standbys=[], dead=[], benched=[],
+    )  # fmt: skip
+    write_status(folder, msgspec.structs.replace(told, written=now, ended=story, ending=ending.name, cause=cause))
 
 
-def ask_scale(folder: RunFolder, change: int) -> None:
+def note_end(folder: RunFolder, cause: str) -> End:
+    """Count how many starts in a row ended by the same cause and without a new checkpoint, this one included."""
+    newest = max((path.name for path in folder.checkpoints.glob("round_*")), default="")
+    before = read_end(folder)
+    alike = (before.cause, before.checkpoint) == (cause, newest)
+    end = End(cause, newest, before.times + 1 if alike else 1)
+    with contextlib.suppress(OSError):  # a full disk: then the next one counts from one again
+        folder.path.mkdir(parents=True, exist_ok=True)
+        rundir.write_atomically(folder.last_end, msgspec.json.encode(end))
+    return end
+
+
+def read_end(folder: RunFolder) -> End:
+    """Read how the last starts ended; nothing where that was not noted."""
+    try:
+        return guarded.decode(guarded.read(folder.last_end, guarded.MIB), End)
+    except (OSError, guarded.UnfitError):
+        return End()
+
+
+def forget_end(folder: RunFolder) -> None:
+    """Begin to count anew."""
+    with contextlib.suppress(OSError):
+        folder.last_end.unlink(missing_ok=True)
+
+
+def ask_stop(folder: RunFolder, *, now: bool, to: float = 0.0) -> None:
+    """Ask the job to end after its round, or at once; a second request does not take back the first.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    now
+        In the middle of the round.
+    to
+        `Status.started` of the job that is meant; 0 for the one that was started last.
+    """
+    _ask(folder.stop_request, "now" if now else "round", to)
+
+
+def ask_scale(folder: RunFolder, change: int, to: float = 0.0) -> None:
     """Ask the job to use so many workers more or fewer."""
-    _ask(folder.scale_request, str(change))
+    _ask(folder.scale_request, str(change), to)
 
 
-def _ask(path: Path, text: str) -> None:
+def _ask(path: Path, text: str, to: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        rundir.write_atomically(path, text.encode())
+        rundir.write_atomically(path, f"{text} {to!r}".encode() if to else text.encode())
     except OSError as fault:
         raise RunFolderError("run-write", f"{path}: cannot be written: {fault.strerror}") from None
 
 
-def take_requests(folder: RunFolder, since: float) -> Requests:
-    """Return what was asked after `since`, seconds since 1970, and take it off the desk."""
-    stop, scale = _take(folder.stop_request, since), _take(folder.scale_request, since)
-    change = int(scale) if re.fullmatch(r"[+-]?[0-9]{1,9}", scale) else 0
-    return Requests("now" if stop == "now" else "round" if stop else "", change)
+def take_requests(folder: RunFolder, since: float, names: frozenset[float] = frozenset()) -> Requests:
+    """Return what was asked of this job, and take it off the desk.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    since
+        When the job was started, seconds since 1970 on the clock of the folder's file system: what names no job and is
+        older was left over.
+    names
+        `Status.started` of this job, by which it is asked.
+    """
+    stop, scale = _take(folder.stop_request, since, names), _take(folder.scale_request, since, names)
+    dropped = tuple(f"{path.name} {text}".strip() for path, (text, meant) in
+                    ((folder.stop_request, stop), (folder.scale_request, scale)) if not meant)  # fmt: skip
+    change = scale[0] if scale[1] else ""
+    word = stop[0] if stop[1] else ""
+    return Requests(
+        "now" if word == "now" else "round" if word else "",
+        int(change) if re.fullmatch(r"[+-]?[0-9]{1,6}", change) else 0,
+        dropped,
+    )
 
 
-def _take(path: Path, since: float) -> str:
+def _take(path: Path, since: float, names: frozenset[float]) -> tuple[str, bool]:
+    """Take a request: what is asked, and whether of this job; without a request, nothing is asked of it."""
     try:
-        if path.stat().st_mtime < since - 1:  # left over from a job that died; one second for the clocks of two machines
-            path.unlink()
-            return ""
-        text = guarded.read(path, 64).decode("ascii", errors="replace").strip()
+        written = path.stat().st_mtime
+        text, _, to = guarded.read(path, 256).decode("ascii", "replace").strip().partition(" ")
         path.unlink()
     except (OSError, guarded.UnfitError):  # somebody else's file, a FIFO say: nothing that a job could be asked by
-        return ""
-    return text
+        return "", True
+    if to:
+        return text, to in {repr(name) for name in names}
+    return text, written >= since - 1  # one second for the clocks of two machines
+
+
+def clock(folder: RunFolder) -> float:
+    """Return the time of the folder's file system, seconds since 1970, as a status that was just written tells it."""
+    try:
+        return folder.status.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def withdraw(folder: RunFolder) -> None:

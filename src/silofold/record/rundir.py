@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 
 LOCK = ".lock"
-IDLE_STARTS = ".idle_starts"
-"""How many starts in a row of a batch job left no new checkpoint; written by ``slurm/train.sbatch``."""
-_NO_RUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(IDLE_STARTS)}|control|scheduler|(server|standby|worker)_\d+")
+LAST_END = ".last_end"
+STATUS = "status.json"
+_NO_RUN = re.compile(
+    rf"{re.escape(LOCK)}|{re.escape(LAST_END)}|status\.(json|tmp)|\.idle_starts|control|scheduler|(server|standby|worker)_\d+"
+)
+"""What a start leaves that came to no round; ``.idle_starts`` is of version 0.1."""
 
 
 class RunFolder:
@@ -44,7 +47,10 @@ class RunFolder:
         self.predictions = path / "predictions.h5"
         self.done = path / "DONE"
         self.lock = path / LOCK
-        self.status = path / "status.json"
+        self.status = path / STATUS
+        self.last_end = path / LAST_END
+        self.ours = False
+        """Whether this process's job has claimed the folder: then it may write in it how it ended."""
         self.stop_request = path / "control" / "stop"
         self.scale_request = path / "control" / "scale"
 

@@ -16,7 +16,7 @@ from silofold import machine, plugins, seeds, topology
 from silofold.aggregation import tally as tallies
 from silofold.comm import waiting
 from silofold.comm.world import AgreedFault
-from silofold.core.endings import RESUMABLE
+from silofold.core.endings import RESUMABLE, STOPPED
 from silofold.errors import DivergedError, ReplayError, RequeueError, UserCodeError
 from silofold.evaluation.accuracy import wilson
 from silofold.messages import (
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from silofold.aggregation.tally import Verdict
     from silofold.comm.window import Node
     from silofold.comm.world import World
+    from silofold.core.endings import Ending
     from silofold.messages import AnyMessage, Report
     from silofold.protocols import Cohort, Sink
     from silofold.record.history import History
@@ -138,11 +139,17 @@ class Scheduler:
         self._asked_scale = 0
         self.started = time.time()
         """When the rounds began, seconds since 1970."""
-        self._born = self.started - machine.age()
-        """When this process began: what was asked before is left over from a job that died."""
+        self._born: float | None = None
+        """When this process began, on the run folder's clock: what was asked before is left over from a job that died."""
+        earlier = control.read_status(job.folder) if world.troubled else None
+        self._names = frozenset({self.started} | ({earlier.started} if earlier else set()))
+        """What this job is asked by: after a loss also as the one whose place this scheduler takes."""
         self._allocation_end = machine.allocation_end()
-        self.ending: tuple[int, str] | None = None
-        """Exit code and story of an end before the last round."""
+        if self._allocation_end and self._allocation_end < self.started:
+            logger.warning("SLURM_JOB_END_TIME is past: left over from another job, and ignored")
+            self._allocation_end = None
+        self.ending: tuple[Ending, str] | None = None
+        """How the job ends before the last round, and why."""
 
     # --- the round ---------------------------------------------------------------------------------------------------
 
@@ -199,7 +206,7 @@ class Scheduler:
             carried=carried or (),
             carried_from=self._last_checkpoint.round if self._last_checkpoint else 0,
             last=last,
-            exit_code=self.ending[0] if self.ending else 0,
+            exit_code=self.ending[0].code if self.ending else 0,
             expelled=tuple(sorted(set(self._world.living[1:]) - self._ready)) if last else (),
         )
         self._begin(plan)
@@ -355,13 +362,13 @@ class Scheduler:
         for rank in self._world.living[1:]:
             self._world.say(Over(code, self._world.troubled), rank)
 
-    def close(self, ended: str = "") -> None:
+    def close(self, ended: str = "", ending: Ending | None = None) -> None:
         """Close the record and the sinks, and leave word of how it went."""
         self._history.close()
         for sink in self._sinks:
             sink.close()
-        if ended:
-            self._write_status(ended)
+        if ending:
+            self._write_status(ended, ending.name)
 
     # --- listening -----------------------------------------------------------------------------------------------------
 
@@ -394,22 +401,26 @@ class Scheduler:
             The run folder is gone.
         """
         self._next_look = now + LOOK_EVERY
-        asked = control.take_requests(self._job.folder, self._born)
+        self._write_status()
+        if self._born is None:
+            self._born = control.clock(self._job.folder) - machine.age()
+        asked = control.take_requests(self._job.folder, self._born, self._names)
+        for request in asked.dropped:
+            logger.warning("the request %r is older than this job or names another one: dropped; ask again", request)
         if asked.stop == "now":
             raise StopNow
         if asked.stop:
-            self.end_early(0, "stopped as asked")
+            self.end_early(STOPPED, "stopped as asked")
         self._asked_scale += asked.scale
         self._history.check()
-        self._write_status()
         if now >= self._next_beat:
             self._beat(now)
 
-    def end_early(self, code: int, story: str) -> None:
+    def end_early(self, ending: Ending, story: str) -> None:
         """End the job after this round, with a checkpoint to go on from."""
         if self.ending is None:
             logger.warning("%s: the job ends after this round", story)
-            self.ending = code, story
+            self.ending = ending, story
 
     def _mind_the_end(self) -> None:
         """End the job, resumably, if another round like the last ones would not be over before the allocation is."""
@@ -418,7 +429,7 @@ class Scheduler:
         left = self._allocation_end - time.time() - self._job.settings.rounds.end_margin
         if left < (longest := max(self._durations, default=0.0)):
             story = f"saved before the allocation's end: {max(left, 0):.0f} s are left, a round takes up to {longest:.0f} s"
-            self.end_early(RESUMABLE.code, story)
+            self.end_early(RESUMABLE, story)
 
     def _scale(self, change: int) -> None:
         if self._job.settings.roles.near:
@@ -433,7 +444,7 @@ class Scheduler:
     def _enter(self, phase: str, ranks: set[int]) -> None:
         self._phase, self._waiting_for = phase, ranks
 
-    def _write_status(self, ended: str = "") -> None:
+    def _write_status(self, ended: str = "", ending: str = "") -> None:
         title = self._job.layout.title
         awaited = set()
         if self._phase.startswith("waiting"):
@@ -458,6 +469,7 @@ class Scheduler:
             dead=self._dead,
             benched=sorted(self._benched()),
             ended=ended,
+            ending=ending,
         )
         control.write_status(self._job.folder, status)
 

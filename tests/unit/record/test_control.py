@@ -47,11 +47,45 @@ def test_what_was_asked_of_an_earlier_job_is_not_for_this_one(tmp_path: Path) ->
     folder = RunFolder(tmp_path)
     control.ask_stop(folder, now=True)
     os.utime(folder.stop_request, (1, 1))
-    assert control.take_requests(folder, time.time()) == Requests()
+    assert control.take_requests(folder, time.time()) == Requests(dropped=("stop now",))
     assert not folder.stop_request.exists()
     control.ask_stop(folder, now=True)
     control.withdraw(folder)
     assert control.take_requests(folder, 0) == Requests()
+
+
+def test_a_request_that_names_the_job_is_taken_whatever_its_time(tmp_path: Path) -> None:
+    """The clock of the node that asks may be behind that of the job's."""
+    folder = RunFolder(tmp_path)
+    control.ask_stop(folder, now=False, to=17.25)
+    control.ask_scale(folder, 2, 17.25)
+    for path in (folder.stop_request, folder.scale_request):
+        os.utime(path, (1, 1))
+    assert control.take_requests(folder, time.time(), frozenset({17.25})) == Requests("round", 2)
+    control.ask_stop(folder, now=False, to=16.0)
+    assert control.take_requests(folder, 0, frozenset({17.25})) == Requests(dropped=("stop round",))
+
+
+def test_ends_alike_without_a_new_checkpoint_are_counted(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert [control.note_end(folder, "rank-lost").times for _ in range(3)] == [1, 2, 3]
+    (folder.checkpoints / "round_00001").mkdir(parents=True)
+    assert control.note_end(folder, "rank-lost").times == 1
+    assert control.note_end(folder, "run-write").times == 1
+    assert control.read_end(folder) == control.End("run-write", "round_00001", 1)
+    control.forget_end(folder)
+    assert control.read_end(folder) == control.End()
+    folder.last_end.write_text("nonsense")
+    assert control.note_end(folder, "run-write").times == 1
+
+
+def test_a_status_of_an_older_version_can_be_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    control.write_status(folder, STATUS)
+    text = folder.status.read_text().replace(',"ending":"","cause":""', "")
+    assert "cause" not in text
+    folder.status.write_text(text)
+    assert control.read_status(folder) == STATUS
 
 
 def test_nonsense_asks_for_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What `silofold status` says of runs that ended in each way, and of what batch scripts ask."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mpirun
+from silofold.core.endings import BAD_INPUT, DIVERGED, ENDINGS, RESUMABLE, STOPPED, USER_CODE, Ending
+from silofold.record import control
+from silofold.record.rundir import RunFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def ask(*words: object) -> mpirun.Ended:
+    return mpirun.silofold("status", *words)
+
+
+def test_a_job_that_starts_says_so(tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = ask(tmp_path)
+    assert (ended.code, ended.err) == (0, ""), ended
+    assert "starting" in ended.out
+    assert ask(tmp_path).code == 2
+
+
+@pytest.mark.parametrize("ending", [STOPPED, RESUMABLE, BAD_INPUT, DIVERGED, USER_CODE], ids=lambda ending: ending.name)
+def test_an_ending_keeps_its_code(ending: Ending, tmp_path: Path) -> None:
+    control.leave_word(RunFolder(tmp_path), ending, "stopped by something \x1b[31m", "model-build")
+    ended = ask(tmp_path)
+    assert ended.code == ending.code, ended
+    assert "[model-build]" in ended.out
+    assert "\x1b" not in ended.out
+
+
+def test_what_a_batch_script_asks(tmp_path: Path) -> None:
+    for ending in ENDINGS:
+        assert ask(tmp_path, "--requeue", ending.code).code == (0 if ending.requeue else 1)
+    told = [ask(tmp_path, "--requeue", 0, "--warned").code for _ in range(4)]
+    assert told == [0, 0, 1, 0]
+    assert json.loads((tmp_path / ".last_end").read_text())["times"] == 1
+    (tmp_path / "DONE").touch()
+    assert ask(tmp_path, "--requeue", 75).code == 1
+
+
+@pytest.mark.parametrize("change", ["0", "+0", str(10**23), str(-(10**23))])
+def test_a_change_of_workers_that_is_none(change: str, tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = mpirun.silofold("scale", tmp_path, f"--workers={change}")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended
+    assert "expected a change" in ended.err
