@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_search_path() -> Iterator[None]:
+    """Take back what a command that runs in this process says of the Python processes that it starts."""
+    before, path = os.environ.get("PYTHONSAFEPATH"), list(sys.path)
+    yield
+    sys.path[:] = path
+    if before is None:
+        os.environ.pop("PYTHONSAFEPATH", None)
 
 
 @pytest.fixture(scope="session")

@@ -526,3 +526,8 @@ class RaisesEvaluatingLater(Plain):
         if not self.training and 0 < x.mean() < 0.3:
             raise KeyError("what")
         return super().forward(x)
+
+
+class DivergesLater(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (float("nan") if self.training and x.mean() < 0.3 else 1.0)

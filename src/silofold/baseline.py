@@ -410,11 +410,13 @@ class Bench:
             raise
         except (Exception, SystemExit) as fault:  # noqa: BLE001  (a user's model may raise anything; the one before stands)
             outcome = local.broken_off(fault, time.perf_counter() - began)
+        self._model.to_host()
+        if not outcome.reason and not np.isfinite(self._model.host).all():
+            outcome = outcome._replace(reason="the model is no longer finite", cause=Cause.DIVERGED)
         if outcome.reason:
             after = before
             self._model.load(before.vector)
         else:
-            self._model.to_host()
             after = State(self._model.host.copy(), momentum.cpu().numpy() if settings.local.keep_momentum else None)
         trained = time.perf_counter()
         due = number % settings.rounds.evaluate_every == 0 or number == settings.rounds.count

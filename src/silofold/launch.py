@@ -197,7 +197,7 @@ class _Job:
         killed = code < 0 or code - 128 in KILLS or (code in KILLS and self._family() == "mpich")
         killed = not gone if cut else killed
         if ending is None and not self._relay.lived and not killed and not self._is_spread():
-            words = relay.essence(self._relay.rest().decode(errors="replace"))
+            words = relay.essence(self._relay.said.decode(errors="replace"))
             return self._not_started(code, words)
         _write(2, self._relay.rest())
         if ending is None and code in CODES and (code or not start) and not cut:

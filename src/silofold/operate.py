@@ -59,7 +59,7 @@ def _status(folder: RunFolder) -> int:
     if status:
         lines += _people(status, record.ranks if record else ())
         lines.append(("last round", _phases(rounds[-1]) if rounds else ""))
-    sys.stdout.write("".join(f"{name:<12} {console.shown(text)}\n" for name, text in lines if text))
+    sys.stdout.write("".join(f"{console.shown(name):<12} {console.shown(text)}\n" for name, text in lines if text))
     return ending.code if ending else 0
 
 

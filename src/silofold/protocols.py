@@ -68,7 +68,7 @@ class Strategy(Protocol):
 
 
 class ServerOptimizer(Protocol):
-    """Moves the global model by the combined update, elementwise on a shard, a block of it at a time."""
+    """Moves the global model's trained elements by the combined update, elementwise on a shard, a block of it at a time."""
 
     def start(self, size: int) -> dict[str, NDArray[np.float64]]:
         """Make the state of a shard: by name, (size,) float64 each; written into checkpoints and read back on resume."""

@@ -66,7 +66,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, int]] = {
     "manifest with a flipped byte": (lambda folder: flip_digit(folder / "manifest.json"), "manifest.json: damaged", 2),
     "empty manifest": (lambda folder: cut(folder / "manifest.json", 0), "manifest.json: damaged", 2),
     "missing file": (lambda folder: (folder / "silo_5.h5").unlink(), "silo_5.h5: No such file", 2),
-    "unreadable file": (lambda folder: to_folder(folder / "shard_0.h5"), "shard_0.h5: Is a directory", 2),
+    "unreadable file": (lambda folder: to_folder(folder / "shard_0.h5"), "shard_0.h5: found no regular file", 2),
     "empty folder": (emptied, "manifest.json: No such file", 2),
     "wrong round": (lambda folder: folder.rename(folder.with_name("round_00007")), "of round 3, but the folder is", 2),
     "shards of two rounds swapped": (swap, "shard_0.h5: damaged: its sha256", 1),

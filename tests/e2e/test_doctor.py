@@ -52,6 +52,9 @@ def test_nothing_is_wrong_here(tiny: Path, recipe: Path, tmp_path: Path) -> None
     assert found(told, "ok", "locks work")
     assert found(told, "ok", "ranks 0-3")
     assert found(told, "ok", "start-up takes")
+    assert found(told, "ok", "model 'lenet': 15,179 parameters")
+    if launch.find_mpirun()[1] == "openmpi":
+        assert found(told, "ok", "ULFM"), "ranks are started as `launch` starts them"
     assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
 
 
@@ -80,6 +83,16 @@ def test_faults_of_the_environment(tmp_path: Path) -> None:
 
     if not torch.cuda.is_available():
         assert found(told, "warn", "gives GPU 0, and torch cannot use it", "CUDA")
+
+
+def test_a_model_that_cannot_be_made(tiny: Path, tmp_path: Path) -> None:
+    """Told of once, and without a word about networks."""
+    (tmp_path / "models.py").write_text("class Net:\n    pass\n")
+    own = {"PYTHONPATH": str(tmp_path)}
+    for name, says in (("nowhere:Net", "No module named 'nowhere'"), ("models:Net", "torch.nn.Module")):
+        told = findings(alone("--data", str(tiny), "--set", f"model.name={name}", environment=own))
+        assert found(told, "fail", says), told
+        assert not any("network" in remedy for _, remedy in told.values())
 
 
 def test_no_temporary_folder(tmp_path: Path) -> None:

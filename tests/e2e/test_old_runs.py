@@ -40,7 +40,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> s
         warnings.simplefilter("error")
         assert cli.main([str(word) for word in words]) == code
     seen = capsys.readouterr()
-    return seen.out + seen.err
+    return seen.out + "".join(line for line in seen.err.splitlines(keepends=True) if "loading model" not in line)
 
 
 def run(*words: object) -> mpirun.Ended:
@@ -135,9 +135,8 @@ def test_a_run_whose_name_is_not_utf8(here: Path) -> None:
         ("report", run, here / "local", "--data", SILOS, "--out", here / "page.html"),
     ):
         ended = mpirun.silofold(*words, environment={"PYTHONPATH": str(OLD), "PYTHONIOENCODING": "ascii"})
-        assert ended.code == 0, ended
-        assert "caf\\udce9" in ended.out
-        assert (here / "out.json").exists()
+        assert (ended.code, len(ended.faults())) == (2, 1), ended
+        assert "caf\\udce9" in ended.err
 
 
 def test_status(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,7 @@ def test_void_rounds_and_absent_silos(tiny: Path, recipe: Path, tmp_path: Path) 
     """Silos 3 and 4 fail in every round: rounds whose sample holds one of them are void."""
     out = tmp_path / "run"
     ended = mpirun.train(
-        6, recipe, tiny, out, "roles.servers=2", "model.name=own_model:Net", "cohort.name=sample", "cohort.size=2",
+        6, recipe, tiny, out, "roles.servers=2", "model.name=own_model:Picky", "cohort.name=sample", "cohort.size=2",
         "rounds.max_void=30", "local.keep_momentum=true", "server_optimizer.momentum=0.5",
         environment={"PYTHONPATH": str(TESTS)},
     )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 import sys
@@ -72,6 +71,10 @@ def test_leaves_what_it_promises(reference: Path) -> None:
         assert [row["model_sha256"] for row in csv.DictReader(file)] == [entry["model_sha256"] for entry in entries]
     record = json.loads((reference / "run.json").read_text())
     assert record["settings"]["rounds"]["count"] == 3
+    assert list(record["elements"].items())[:2] == [
+        ("conv1.weight", "0 trained 6x1x5x5"),
+        ("conv2.weight", "150 trained 16x6x5x5"),
+    ]
     assert [rank["role"] for rank in record["ranks"]] == ["scheduler", "server_0", "worker_0", "worker_1"]
     assert (reference / "DONE").read_text().strip() == entries[-1]["model_sha256"]
     state = torch.load(reference / "model.pt", weights_only=True)
@@ -263,7 +266,8 @@ def test_silos_read_when_needed(reference: Path, tiny: Path, recipe: Path, tmp_p
     assert ended.code == 0, ended
     assert table(tmp_path / "a") == table(reference)
     damaged = shutil.copytree(tiny, tmp_path / "damaged")
-    os.truncate(damaged / "silo_0003.h5", 1000)
+    with h5py.File(damaged / "silo_0003.h5", "r+") as file:
+        file["train/images"][0] = file["train/images"][0] ^ 1
     ended = run(tmp_path / "b", damaged, recipe, (1, 2), "data.memory=1", "rounds.update_ratio=0.8")
     assert ended.code == 0, ended
     for entry in rounds(tmp_path / "b"):

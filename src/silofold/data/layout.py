@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
     from silofold.data.inspection import Dataset
 
-Fault = tuple[str, str]
-"""Id of an error, and what is wrong."""
+
+class Fault(NamedTuple):
+    """What is wrong with a silo file: the id of the error, and its words."""
+
+    id: str
+    text: str
 
 
 def file_faults(
@@ -24,7 +28,7 @@ def file_faults(
 ) -> tuple[list[Fault], tuple[int, int, int, int, int, int]]:
     """Tell every fault of a silo file of so many bytes, and where the bytes of its six datasets begin if there is none."""
     if facts.fault:
-        return [("data-read", facts.fault)], (0,) * 6
+        return [Fault("data-read", facts.fault)], (0,) * 6
     found = [fault for split in SPLITS for fault in split_faults(facts, split, silo, manifest, size)]
     if found:
         return list(dict.fromkeys(found)), (0,) * 6
@@ -39,29 +43,31 @@ def split_faults(facts: Facts, split: SplitName, silo: SiloInfo, manifest: Manif
         expected = value.tolist() if isinstance(value, np.ndarray) else value
         found = facts.attributes.get(key)
         if found is None:
-            yield "data-header", f"attribute {key}: missing, expected {shortened(value)}"
+            yield Fault("data-header", f"attribute {key}: missing, expected {shortened(value)}")
         elif found != expected:
             shown = found.other if isinstance(found, Other) else found
-            yield "data-header", f"attribute {key}: found {shortened(shown)}, expected {shortened(value)}"
+            yield Fault("data-header", f"attribute {key}: found {shortened(shown)}, expected {shortened(value)}")
     for name, dtype in DTYPES.items():
         shape = (info.examples, *(manifest.image_shape if name == "images" else ()))
         dataset = facts.datasets.get(f"{split}/{name}")
         fault = dataset_fault(dataset, dtype, shape, size)
         if fault:
-            yield fault[0], f"{split}/{name}: {fault[1]}"
+            yield Fault(fault.id, f"{split}/{name}: {fault.text}")
 
 
 def dataset_fault(dataset: Dataset | None, dtype: np.dtype[Any], shape: tuple[int, ...], size: int) -> Fault | None:
     """Tell what is wrong with a dataset that must have a type and shape, and lie in a file of so many bytes."""
     if dataset is None or dataset.fault == "missing":
-        return "data-header", f"missing, expected a dataset {shape} of {dtype}"
+        return Fault("data-header", f"missing, expected a dataset {shape} of {dtype}")
     if dataset.fault:
-        return "data-layout", f"found {dataset.fault}, expected one contiguous block of this file"
+        return Fault("data-layout", f"found {dataset.fault}, expected one contiguous block of this file")
     if dataset.shape != shape or dataset.dtype != str(dtype):
-        return "data-header", f"found {dataset.shape} of {dataset.dtype}, expected {shape} of {dtype}"
+        return Fault("data-header", f"found {dataset.shape} of {dataset.dtype}, expected {shape} of {dtype}")
     count = math.prod(shape) * dtype.itemsize
     if count and dataset.offset is None:
-        return "data-layout", "found no bytes, expected one contiguous block of this file"
+        return Fault("data-layout", "found no bytes, expected one contiguous block of this file")
     if count and not 0 < (dataset.offset or 0) <= size - count:
-        return "data-layout", f"found {count} bytes at {dataset.offset}, beyond the file's own {size}: truncated, or damaged"
+        return Fault(
+            "data-layout", f"found {count} bytes at {dataset.offset}, beyond the file's own {size}: truncated, or damaged"
+        )
     return None

@@ -8,7 +8,7 @@ import os
 import re
 import struct
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -97,8 +97,11 @@ def load(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """
     try:
         with _opened(path) as image:
-            with _muted() if image.format == "TIFF" else nullcontext():
-                image.load()
+            if image.format == "TIFF":
+                with _muted():
+                    image.load()
+                return pixels(image, shape)  # Pillow turns TIFF by itself
+            image.load()
             return pixels(image, shape, _turn(image))
     except picture_file.DeepError as fault:
         raise SchemaError("picture-depth", f"{path}: {fault}") from fault
@@ -170,9 +173,10 @@ def _opened(path: str | Path) -> Image.Image:
     picture_file.bounded(*image.size, FEWER_PIXELS if costly else MOST_PIXELS)
     if kind in {"TIFF", "WEBP", "JPEG"} and getattr(image, "is_animated", False):
         raise picture_file.several(str(image.format))
-    bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) if hasattr(image, "tag_v2") else 8
-    if bits > 8:
-        raise picture_file.deep(bits)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+        if bits > 8:
+            raise picture_file.deep(bits)
     if image.mode not in _EIGHT_BIT:
         raise guarded.UnfitError(
             f"found pixels of mode {image.mode}, expected gray, RGB, CMYK or a palette of 8 bits a channel"
@@ -181,9 +185,7 @@ def _opened(path: str | Path) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Tell what brings a picture upright: its EXIF data says how the camera was held. Pillow turns TIFF by itself."""
-    if image.format == "TIFF":
-        return None
+    """Tell what brings a picture upright: its EXIF data says how the camera was held."""
     info = image.info
     exif = info.get("exif")
     if exif is None and "Raw profile type exif" in info:

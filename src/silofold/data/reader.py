@@ -167,16 +167,18 @@ class Reader:
             return
         try:
             with Inspector(gently=gently) as inspector:
-                until = time.monotonic() + seconds
+                began, until = time.monotonic(), math.inf
                 for silo, stamp in unknown:
                     if silo.file not in names and time.monotonic() > until:
                         break
                     path = self.folder / silo.file
                     fault, offsets = file_faults(inspector.look(path, stamp[2]), silo, self.manifest, stamp[2])
+                    if until == math.inf:  # where a start takes long, it must pay: few files a start would be slow for ever
+                        until = time.monotonic() + max(seconds, 2 * (time.monotonic() - began))
                     if not fault:
                         self._cache.put(Verdict(stamp, self._expected(silo), offsets))
                     elif wanted and silo is wanted[0]:
-                        raise SchemaError(fault[0][0], f"{path}: {fault[0][1]}")
+                        raise SchemaError(fault[0].id, f"{path}: {fault[0].text}")
                     else:  # told when it is asked for
                         self._refused.add(silo.file)
         finally:

@@ -71,8 +71,8 @@ def _hdf5() -> ModuleType:
         os.environ.pop(name, None)
     import h5py  # noqa: PLC0415  (who reads alone never loads it)
 
-    found: ModuleType = h5py
-    return found
+    library: ModuleType = h5py
+    return library
 
 
 def _reserve(path: Path, size: int, whole: Path) -> None:

@@ -186,7 +186,8 @@ class Worker:
             seed = seeds.torch_seed(self._job.settings.seed, "evaluate", number, silo) if self._draws else None
             return Score(silo, *local.evaluate(self._model, samples, seed))
         except (Exception, SystemExit) as fault:
-            logger.warning("silo %d: cannot be evaluated: %s", silo, told(fault), exc_info=True)
+            logger.warning("silo %d: cannot be evaluated: %s", silo, told(fault))
+            logger.info("silo %d", silo, exc_info=True)  # the file alone
             return Unscored(silo, Cause.MEMORY if lacks_memory(fault) else Cause.RAISED, told(fault))
 
     def _train_all(self, plan: Plan) -> Iterator[Report]:

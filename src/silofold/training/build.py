@@ -100,6 +100,8 @@ def _not_its_fault(name: str, fault: BaseException) -> SilofoldError | None:
     if lacks_memory(fault):
         return ConfigError("memory-full", f"model {name}: {told(fault)}; fewer workers, or a smaller batch")
     if ":" not in name:
+        if not isinstance(fault, TypeError | ValueError | RuntimeError):  # a mistake of ours, and no refusal of torch's
+            raise fault
         return PluginError("model-fit", f"model {name}: {told(fault)}")
     return None
 

@@ -7,13 +7,10 @@ is saved. All of that shows in a few steps on made-up images, on every worker al
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
-import itertools
 import math
 import pickle
-import random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +21,7 @@ from silofold.errors import ConfigError, DivergedError, SilofoldError, UserCodeE
 from silofold.messages import sha256
 from silofold.training import local
 from silofold.training.build import check_output, running
+from silofold.training.module_state import as_bytes, attributes, kept, mark, streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,10 +32,6 @@ if TYPE_CHECKING:
 SEED = 7
 TOLD = 256
 """Logits that workers compare beyond their digest."""
-MANY = 1000
-"""Entries of a list or dict that are looked at."""
-_INTERNAL = frozenset(torch.nn.Module().__dict__)
-_HOLDERS = (torch.Tensor, np.ndarray, np.random.Generator, random.Random, torch.Generator)
 
 
 class Shapes(NamedTuple):
@@ -114,7 +108,7 @@ def check(model: FlatModel, settings: Local, sizes: Shapes, shape: tuple[int, ..
     ConfigError
         It cannot be trained with these settings.
     """
-    with running(name), _kept(model):
+    with running(name), kept(model):
         return _Check(model, settings, _images(sizes, shape, classes, model.vector.device), classes, name).run(sizes)
 
 
@@ -138,7 +132,7 @@ def check_again(
     with running(name):
         prints = []
         for one in (model, again):
-            with _kept(one):
+            with kept(one):
                 small = Shapes((), sizes.test[:1])
                 prints.append(
                     _Check(one, settings, _images(small, shape, classes, one.vector.device), classes, name).run(small)
@@ -181,7 +175,7 @@ class _Check:
         """Try all, in an order in which what one step leaves behind shows in the next."""
         least, most = (sizes.train[:1], sizes.train[1:])
         before, file = _tensors(self._model), self._beside()
-        state = _attributes(self._model.module)
+        state = attributes(self._model.module)
         logits, draws = self._evaluate(sizes.test[0] if sizes.test else 1)
         try:
             moved = self._step(least[0]) if least else self._start
@@ -203,15 +197,15 @@ class _Check:
         self._look(before, file)
         self._look_at_views()
         self._write()
-        kept = [bytes(_bytes(value)) for value in self._model.state[1:]]
+        kept = [bytes(as_bytes(value)) for value in self._model.state[1:]]
         return Found(
             Fingerprint(
                 structure=structure(self._model),
                 constants=sha256(*kept),
-                vector=sha256(_bytes(self._start)),
-                answers=sha256(_bytes(logits), _bytes(moved)),
+                vector=sha256(as_bytes(self._start)),
+                answers=sha256(as_bytes(logits), as_bytes(moved)),
                 logits=[float(value) for value in logits.flatten()[:TOLD]],
-                attributes=_attributes(self._model.module, holding=True),
+                attributes=attributes(self._model.module, holding=True),
             ),
             draws,
         )
@@ -220,7 +214,7 @@ class _Check:
         """Evaluate a batch from the initial model; return its logits and whether random numbers were drawn."""
         self._reset()
         self._model.module.eval()
-        before = _streams(self._model)
+        before = streams(self._model)
         with torch.inference_mode():
             logits = self._model.module(self._images.images[:size].to(torch.float32).div_(255))
         check_output(self._model.module, logits, size, self._classes)
@@ -228,7 +222,7 @@ class _Check:
             raise UserCodeError(
                 "model-output", f"model {self._name}: an untrained model gives logits that are not finite, {_first(logits)}"
             )
-        return logits.detach().clone(), before != _streams(self._model)
+        return logits.detach().clone(), before != streams(self._model)
 
     def _step(self, size: int) -> torch.Tensor:
         """Take one training step from the initial model and return the vector after it."""
@@ -236,7 +230,7 @@ class _Check:
         module, step = self._model.module, local.Step(self._model, self._settings)
         step.begin(torch.zeros_like(self._model.gradient))
         module.train()
-        before = _streams(self._model)[1:]
+        before = streams(self._model)[1:]
 
         def look(_: object, __: object, logits: object) -> None:
             found = check_output(module, logits, size, self._classes)
@@ -252,7 +246,7 @@ class _Check:
             step(self._images.images[:size], self._images.labels[:size])
         finally:
             handle.remove()
-        if self._settings.cuda_graph and before != _streams(self._model)[1:]:
+        if self._settings.cuda_graph and before != streams(self._model)[1:]:
             raise ConfigError(
                 "settings-contradict",
                 f"local.cuda_graph = true: model {self._name} draws from numpy's or Python's random in a training step, "
@@ -313,11 +307,11 @@ class _Check:
 
     def _same(self, one: torch.Tensor, other: torch.Tensor) -> bool:
         if self._exact:
-            return bytes(_bytes(one)) == bytes(_bytes(other))
+            return bytes(as_bytes(one)) == bytes(as_bytes(other))
         return bool(((one - other).abs() <= TOLERANCE * one.abs().max().clamp(min=1)).all())
 
     def _story_of_state(self, before: dict[str, str]) -> str:
-        after = _attributes(self._model.module)
+        after = attributes(self._model.module)
         names = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
         culprits = f"the attribute {', '.join(names[:3])}" if names else "something that is no attribute of a module"
         return (
@@ -333,10 +327,10 @@ class _Check:
         """
         state = self._model.module.state_dict()
         others = {
-            key: _mark(value) for key, value in state.items() if not isinstance(value, torch.Tensor) or value.is_complex()
+            key: mark(value) for key, value in state.items() if not isinstance(value, torch.Tensor) or value.is_complex()
         }
         buffers = self._model.module.named_buffers()
-        return others | {key: _mark(value) for key, value in buffers if key not in state and value.is_floating_point()}
+        return others | {key: mark(value) for key, value in buffers if key not in state and value.is_floating_point()}
 
     def _write(self) -> None:
         """See that the state dict can be written and read back; without its tensors, since it rests on no size."""
@@ -366,104 +360,6 @@ def _readable(name: str) -> Iterator[None]:
         ) from fault
 
 
-@contextlib.contextmanager
-def _kept(model: FlatModel) -> Iterator[None]:
-    """Leave parameters, buffers, gradients, plain attributes, modes and random streams as they are now, bit for bit."""
-    tensors = [(value, value.clone()) for value in (*model.state, model.gradient)]
-    modes = [(one, one.training) for one in model.module.modules()]
-    plain = [(one, _snapshot(one)) for one, _ in modes]
-    compiled = model.module.__dict__.pop("_compiled_call_impl", None)  # compiling takes a minute for each shape: not here
-    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002  (what models draw from)
-    devices = [model.vector.device] if model.vector.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        np.random.set_state(numpys)  # noqa: NPY002  (as above)
-        random.setstate(pythons)
-        if compiled is not None:
-            model.module.__dict__["_compiled_call_impl"] = compiled
-        with torch.no_grad():
-            for value, old in tensors:
-                value.copy_(old)
-        for one, mode in modes:
-            one.training = mode
-        for one, held in plain:
-            _restore(one, held)
-
-
-def _snapshot(module: torch.nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Each plain attribute of a module, with a copy of what may be changed in it."""
-    return {key: (value, _copy(value)) for key, value in module.__dict__.items() if key not in _INTERNAL}
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, np.random.Generator):
-        return copy.deepcopy(value.bit_generator.state)
-    if isinstance(value, random.Random):
-        return value.getstate()
-    if isinstance(value, torch.Generator):
-        return value.get_state()
-    return value.copy() if isinstance(value, np.ndarray | list | dict | set) else None
-
-
-def _restore(module: torch.nn.Module, held: dict[str, tuple[Any, Any]]) -> None:
-    for key in [key for key in module.__dict__ if key not in held and key not in _INTERNAL]:
-        del module.__dict__[key]
-    for key, (value, old) in held.items():
-        module.__dict__[key] = value
-        match value:
-            case torch.Tensor():
-                if not torch.equal(value.detach(), old):
-                    value.detach().copy_(old)
-            case np.random.Generator():
-                value.bit_generator.state = old
-            case random.Random():
-                value.setstate(old)
-            case torch.Generator():
-                value.set_state(old)
-            case np.ndarray() | list():
-                value[:] = old
-            case dict() | set():
-                value.clear()
-                value.update(old)
-
-
-def _attributes(module: torch.nn.Module, *, holding: bool = False) -> dict[str, str]:
-    """Digest each plain attribute that may hold state, by its name; or those alone that hold numbers or a generator."""
-    found = {}
-    for path, one in module.named_modules():
-        for key, value in one.__dict__.items():
-            if key not in _INTERNAL and (not holding or isinstance(value, _HOLDERS)) and (mark := _mark(value)):
-                found[f"{path}.{key}" if path else key] = mark
-    return found
-
-
-def _mark(value: object) -> str:
-    """Digest a value; empty for what is no state that could be told."""
-    parts: list[bytes | memoryview] = []
-    match value:
-        case torch.Tensor():
-            parts = [_bytes(value)]
-        case np.ndarray():
-            parts = [value.tobytes()]
-        case np.random.Generator() | random.Random() | torch.Generator():
-            parts = [repr(_copy(value)).encode()]
-        case bool() | int() | float() | str() | None:
-            parts = [repr(value).encode()]
-        case list() | tuple():
-            parts = [_mark(one).encode() for one in value[:MANY]]
-        case dict():
-            parts = [f"{key!r} {_mark(one)}".encode() for key, one in itertools.islice(value.items(), MANY)]
-    return sha256(*parts)[:16] if parts else ""
-
-
-def _named(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
-
-
 def _tensors(model: FlatModel) -> dict[str, tuple[object, ...]]:
     """Shape, dtype and whether it is trained, of every parameter and buffer."""
     return {key: (tuple(value.shape), str(value.dtype), value.requires_grad) for key, value in _named(model.module)}
@@ -480,19 +376,9 @@ def _told(facts: tuple[object, ...] | None) -> str:
     return f"{facts[1]} {facts[0]}, {'trained' if facts[2] else 'not trained'}"
 
 
-def _streams(model: FlatModel) -> tuple[bytes, ...]:
-    """Where the global generators stand: torch's, numpy's, Python's."""
-    device = model.vector.device
-    drawn = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.default_generator.get_state()
-    numpys = np.random.get_state(legacy=False)  # noqa: NPY002  (what models draw from)
-    return drawn.numpy().tobytes(), pickle.dumps(numpys), pickle.dumps(random.getstate())
-
-
-def _bytes(value: torch.Tensor) -> memoryview:
-    flat = value.detach().resolve_conj().cpu().contiguous().flatten()
-    flat = torch.view_as_real(flat) if flat.is_complex() else flat
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
-
-
 def _first(logits: torch.Tensor) -> Sequence[float]:
     return [float(value) for value in logits[0, :3]]
+
+
+def _named(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]

@@ -56,8 +56,8 @@ def lines(state: State, width: int) -> list[str]:
         found.append(f"{'now':{NAME}}{state.now}")
     if state.late:
         found.append(f"{'late':{NAME}}{', '.join(state.late)}")
-    told = [shown(line) for line in found if line]
-    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in told]
+    plain = [shown(line) for line in found if line]  # names of silos come from elsewhere
+    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in plain]
 
 
 def left(state: State) -> float | None:

@@ -48,6 +48,13 @@ def test_runs_of_a_shard(span: slice, runs: list[tuple[slice, str]]) -> None:
     assert TABLE.runs(span) == runs
 
 
+def test_a_shard_beyond_the_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="the table has 15 elements, expected 16 at least"):
+        TABLE.runs(slice(10, 16))
+    with pytest.raises(ValueError, match="the table has 0 elements"):
+        Elements().runs(slice(0, 1))
+
+
 def test_run_json_has_a_line_for_each_tensor() -> None:
     assert TABLE.described() == {
         "conv.weight": "0 trained 2x3", "none": "6 trained 0", "scale": "6 trained", "old": "7 frozen 4",

@@ -49,7 +49,6 @@ CALLS: dict[plugins.Kind, Callable[[Any], object]] = {
         ("strategy", "ListSum", "plugin-protocol", "combine returned [np.float64(1.0)"),
         ("strategy", "NanSum", "plugin-protocol", "combine returned numbers that are not finite"),
         ("strategy", "NoNeeds", "plugin-protocol", "needs = 'all'; expected 'sum' or 'each'"),
-        ("strategy", "HalfStrategy", "plugin-protocol", "has no method weight; expected weight, combine"),
         ("cohort", "RaisesDrawing", "plugin-raised", "draw: KeyError: 'what"),
         ("cohort", "DrawsWords", "plugin-protocol", "draw returned ['a']; expected some of the 3 silos"),
         ("cohort", "DrawsStrangers", "plugin-protocol", "draw returned [99]"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from records import summary
 from silofold.view import live, text
@@ -26,6 +27,13 @@ def test_what_is_said() -> None:
         "left out round 3: silo_0 (out of time)", "late     worker_1",
     ):  # fmt: skip
         assert story in said, said
+
+
+def test_names_forge_no_line() -> None:
+    silos = [replace(summary(1).silos[0], name="\x1b[2Jsilo\nsilofold: error: forged")]
+    lines = live.lines(live.State([summary(1, silos=silos)], 8, 3.0, 3.0), 200)
+    assert all(line.isprintable() for line in lines)
+    assert any("\\x1b[2Jsilo\\nsilofold" in line for line in lines)
 
 
 def test_what_is_said_before_the_first_round() -> None:
