@@ -30,14 +30,18 @@ demo: $(READY) ## make pictures, pack them into silos, train on 12 ranks, in dem
 	$(BIN)/silofold launch examples/demo/run.toml --data demo/silos --out demo/run --servers 4 --workers 7
 	echo "next: $(BIN)/silofold launch --resume demo/run --workers 7 --set rounds.count=30"
 
+# no rank is started by them, so that two may run at once
+NO_RANKS = tests/unit tests/test_layers.py tests/test_docs.py
+PARALLEL = -n auto --dist loadscope
 check: $(READY) ## format, lint, types, unit tests
 	@$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest tests/unit tests/test_layers.py tests/test_docs.py
+	$(BIN)/pytest $(PARALLEL) $(NO_RANKS)
 
 test: $(READY) ## every test: units, MPI programs, whole runs
-	@$(BIN)/pytest tests --ignore=tests/slurm --durations=15
+	@$(BIN)/pytest $(PARALLEL) $(NO_RANKS) tests/fuzz
+	$(BIN)/pytest tests --ignore=tests/slurm --ignore=tests/fuzz $(NO_RANKS:%=--ignore=%) --durations=15
 
 fuzz: $(READY) ## thousands of damaged and hostile inputs: no traceback, no hang, nothing accepted that is not what was written
 	@SILOFOLD_FUZZ=all $(BIN)/pytest tests/fuzz --durations=10
