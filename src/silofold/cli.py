@@ -25,8 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     modules.settle()
     console.settle()
-    options = _parser().parse_args(arguments)
+    command = "silofold"
     try:
+        options = _parser().parse_args(arguments)
+        command = options.command
         _check_surroundings(options)
         code = _run(options)
         sys.stdout.flush()
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except OSError as fault:  # of a path that no command has looked at before: too long a name, a circle of links
-        return console.error(SilofoldError("system-call", f"{fault.filename or options.command}: {fault.strerror or fault}"))
+        return console.error(SilofoldError("system-call", f"{fault.filename or command}: {fault.strerror or fault}"))
     except KeyboardInterrupt:
         return endings.INTERRUPTED.code
     return code

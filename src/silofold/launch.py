@@ -200,12 +200,15 @@ class _Job:
             words = relay.essence(self._relay.said.decode(errors="replace"))
             return self._not_started(code, words)
         _write(2, self._relay.rest())
-        if ending is None and code in CODES and (code or not start) and not cut:
+        if ending is None and self._is_of_a_rank(code, start) and not cut:
+            if start and self._plain and code == RESUMABLE.code:  # a full disk: it could not say why in the folder
+                control.note_end(start.folder, cause)
             return code
         if ending is None:
             ending, cause = RESUMABLE, "rank-lost"
             folder = start.folder if start else None
-            story = "mpirun ended, but the run has not" if code == 0 else f"a rank was lost (mpirun's exit code {code})"
+            own = {0: "mpirun ended, but the run has not", INTERNAL.code: "mpirun was ended before the run (exit code 1)"}
+            story = own.get(code, f"a rank was lost (mpirun's exit code {code})")
             going_on = folder.record.exists() if folder and self._plain else False
             console.say(f"{story}: {f'go on with --resume {folder.path}' if going_on and folder else 'start it again'}")
             if folder and folder.record.exists():
@@ -213,6 +216,16 @@ class _Job:
         if start and self._plain and ending is RESUMABLE:
             control.note_end(start.folder, cause)
         return ending.code
+
+    def _is_of_a_rank(self, code: int, start: Start | None) -> bool:
+        """Whether an exit code is that of a rank which has told why.
+
+        Open MPI's mpirun ends with 1 by itself when it is asked to end; a rank that ends so leaves word once the run has
+        begun, and where ranks survive each other it ends alone.
+        """
+        if start and (code == 0 or (code == INTERNAL.code and (start.has_begun() or "--with-ft" in self._command))):
+            return False
+        return code in CODES
 
     def _not_started(self, code: int, words: str) -> int:
         if code in CODES - {0, INTERNAL.code} and words.startswith("silofold: "):  # a rank's own last words

@@ -86,7 +86,11 @@ def _state(folder: RunFolder, status: Status | None, *, lives: bool) -> tuple[st
 
 def _requeue(folder: RunFolder, code: int, *, warned: bool) -> int:
     """Answer a batch script: exit code 0 if its job is to be put back into the queue, 1 if not, and why in one line."""
-    status, ending = control.read_status(folder), of_code(code)
+    ending = of_code(code)
+    try:
+        status = control.read_status(folder)
+    except RunFolderError:  # cut off by the crash of a node, say: the exit code decides
+        status = None
     if warned and code == 0:
         end = control.note_end(folder, WARNED)
     elif code != ending.code:  # launch itself was killed, and has noted nothing
@@ -94,6 +98,8 @@ def _requeue(folder: RunFolder, code: int, *, warned: bool) -> int:
     else:
         end = control.read_end(folder)
     again, story = requeues(ending, end, warned=warned, done=folder.done.exists())
+    if again and not control.keep_end(folder, end):  # or a full disk would be tried again for ever
+        again, story = False, f"not requeued: {folder.path} cannot be written; make room, and submit again"
     told = f": {status.ended}" if status and status.ended and not again and code else ""
     console.say(f"{story}{told}")
     if not again:

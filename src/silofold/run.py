@@ -153,9 +153,16 @@ def train(request: Request) -> int:
 
 
 def _heed_signals(folder: RunFolder) -> None:
-    """Take a signal of the batch system for a wish like any other."""
+    """Take a signal of the batch system for a wish like any other; that it cannot be noted must not end the round."""
+
+    def wish(*_: object) -> None:
+        try:
+            control.ask_stop(folder, now=False)
+        except SilofoldError as fault:
+            logger.warning("a signal asks for a stop, but %s", fault)
+
     for name in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(name, lambda *_: control.ask_stop(folder, now=False))
+        signal.signal(name, wish)
 
 
 def _live(world: World, request: Request, generation: int) -> tuple[World, Request]:

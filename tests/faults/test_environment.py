@@ -256,3 +256,20 @@ def test_a_killed_launch_leaves_no_ranks(tiny: Path, recipe: Path, tmp_path: Pat
     os.utime(left / launch.SESSION_LOCK, (1, 1))
     assert mpirun.run(words(tiny, recipe, tmp_path / "next"), environment={"TMPDIR": str(temporary)}).code == 0
     assert list(temporary.glob("silofold-*")) == []
+
+
+def test_help_to_a_full_disk_is_told_in_one_line() -> None:
+    ended = in_shell("exec > /dev/full", str(BIN / "silofold"), "--help")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended
+
+
+def test_an_mpirun_that_is_ended_is_no_mistake_of_the_program(tiny: Path, recipe: Path, tmp_path: Path) -> None:
+    """Open MPI's ends with 1 when it is asked to end, which is what a rank's internal error would give."""
+    out = tmp_path / "run"
+    launcher = tmp_path / "launcher"
+    launcher.write_text(f"#!/bin/sh\necho silofold: rank 0 is up >&2\nmkdir -p {out}\necho {{}} > {out}/run.json\nexit 1\n")
+    launcher.chmod(0o755)
+    ended = mpirun.run(words(tiny, recipe, out), 60, {launch.LAUNCHER: str(launcher)})
+    assert (ended.code, len(ended.err.splitlines())) == (75, 1), ended
+    assert "mpirun was ended" in ended.err
+    assert mpirun.silofold("status", out, "--requeue", 75).code == 0

@@ -49,6 +49,18 @@ def test_what_a_batch_script_asks(tmp_path: Path) -> None:
     assert ask(tmp_path, "--requeue", 75).code == 1
 
 
+def test_a_status_that_a_crash_has_cut_off_does_not_decide(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text('{"written": 17')
+    assert ask(tmp_path, "--requeue", 137).code == 0
+    assert ask(tmp_path, "--requeue", 4).code == 1
+
+
+def test_where_starts_cannot_be_counted_none_is_requeued() -> None:
+    ended = ask("/proc/nowhere", "--requeue", 75)
+    assert (ended.code, len(ended.err.splitlines())) == (1, 1), ended
+    assert "cannot be written" in ended.err
+
+
 @pytest.mark.parametrize("change", ["0", "+0", str(10**23), str(-(10**23))])
 def test_a_change_of_workers_that_is_none(change: str, tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("wb") as lock:

@@ -136,10 +136,18 @@ def note_end(folder: RunFolder, cause: str) -> End:
     before = read_end(folder)
     alike = (before.cause, before.checkpoint) == (cause, newest)
     end = End(cause, newest, before.times + 1 if alike else 1)
-    with contextlib.suppress(OSError):  # a full disk: then the next one counts from one again
+    keep_end(folder, end)
+    return end
+
+
+def keep_end(folder: RunFolder, end: End) -> bool:
+    """Write how the last starts ended, and tell whether that could be: on a full disk starts cannot be counted."""
+    try:
         folder.path.mkdir(parents=True, exist_ok=True)
         rundir.write_atomically(folder.last_end, msgspec.json.encode(end))
-    return end
+    except OSError:
+        return False
+    return True
 
 
 def read_end(folder: RunFolder) -> End:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ _NO_RUN = re.compile(
     rf"{re.escape(LOCK)}|{re.escape(LAST_END)}|status\.(json|tmp)|\.idle_starts|control|scheduler|(server|standby|worker)_\d+"
 )
 """What a start leaves that came to no round; ``.idle_starts`` is of version 0.1."""
+
+_drafts = itertools.count()
 
 
 class RunFolder:
@@ -154,7 +157,8 @@ def _no_wait(path: str, flags: int) -> int:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a crash of the machine."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # a signal's handler may write the file while its own process is writing it
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_drafts)}")
     try:
         with temporary.open("wb") as file:
             file.write(data)
