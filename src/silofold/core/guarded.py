@@ -97,7 +97,7 @@ def decode(text: bytes, kind: type[T]) -> T:
 
 
 def depth(text: bytes) -> int:
-    """Tell how deeply brackets are nested in a text; those in its strings count too, so that a parser needs a limit of its own."""
+    """Tell how deeply brackets are nested in a text; those in its strings count too: a parser keeps a limit of its own."""
     brackets = text.translate(None, _OTHERS)
     if len(brackets) > _MANY:  # a loop over millions would take half a minute
         return _depth_of_many(brackets)
