@@ -121,10 +121,12 @@ def main() -> int:
             path.write_bytes(msgspec.json.format(text, indent=1))
     for name, found in datasets.items():
         train, test = (sum(row[split] for row in found.values()) for split in SPLITS)
-        print(f"{name}: {len(found)} users ({next(iter(found))} to {list(found)[-1]}), {train} train, {test} test")
+        console.tell(f"{name}: {len(found)} users ({next(iter(found))} to {list(found)[-1]}), {train} train, {test} test")
     sizes = [len(group) for group in groups]
     if sizes[0] != sizes[-1]:
-        print(f"{len(users)} users do not divide by {arguments.silos}: {sizes.count(sizes[0])} datasets have one more")
+        console.tell(
+            f"{len(users)} users do not divide by {arguments.silos}: {sizes.count(sizes[0])} datasets have one more"
+        )
     return 0
 
 

@@ -88,6 +88,11 @@ def os_reason(error: OSError) -> str:
     return ": ".join(str(part) for part in (error.filename2 or error.filename, error.strerror or error) if part)
 
 
+def tell(line: str) -> None:
+    """Write one line to standard output, whatever letters a name in it has."""
+    print(shown(line))
+
+
 def warn(message: str) -> None:
     """Tell of something that does not stop the tool."""
     sys.stderr.write(f"warning: {shown(message)}\n")

@@ -243,7 +243,7 @@ def main() -> int:
         space.check(partial, files * space.of_files(partial, [1]), arguments.out)
         pictures = sum(console.each(_export, [(shard, partial) for shard in plan], arguments.jobs, "shard"))
     users = {user for shard in plan for user in shard.offsets}
-    print(f"{arguments.out}: {len(users)} writers, {pictures} pictures from {len(plan)} shards")
+    console.tell(f"{arguments.out}: {len(users)} writers, {pictures} pictures from {len(plan)} shards")
     return 0
 
 

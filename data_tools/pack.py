@@ -25,6 +25,7 @@ from PIL import Image
 import console
 from combine import first, spread
 from leaf import SIDE, Shard, read_shard, shards
+from silofold.core.console import shown
 from silofold.data import space
 from silofold.data.picture import load, pixels
 from silofold.data.silo import (
@@ -289,15 +290,15 @@ def _count_duplicates(packed: Sequence[Packed]) -> Iterator[SiloInfo]:
 
 
 def _report(manifest: Manifest) -> None:
-    width = max(len(silo.name) for silo in manifest.silos)
-    print(f"{'silo':{width}}  {'file':12} {'writers':>7} {'train':>8} {'test':>7}")
+    width = max(len(shown(silo.name)) for silo in manifest.silos)
+    console.tell(f"{'silo':{width}}  {'file':12} {'writers':>7} {'train':>8} {'test':>7}")
     for silo in manifest.silos:
         sizes = f"{len(silo.writers):7} {silo.train.examples:8} {silo.test.examples:7}"
-        print(f"{silo.name:{width}}  {silo.file:12} {sizes}")
+        console.tell(f"{shown(silo.name):{width}}  {silo.file:12} {sizes}")
     train, test = (sum(getattr(silo, split).examples for silo in manifest.silos) for split in SPLITS)
     writers = sum(len(silo.writers) for silo in manifest.silos)
-    print(f"{'sum':{width}}  {len(manifest.silos):<12} {writers:7} {train:8} {test:7}")
-    print(f"digest {manifest.digest}")
+    console.tell(f"{'sum':{width}}  {len(manifest.silos):<12} {writers:7} {train:8} {test:7}")
+    console.tell(f"digest {manifest.digest}")
 
 
 def _duplicates(manifest: Manifest) -> Iterator[str]:
@@ -315,7 +316,7 @@ def _alike_writers(manifest: Manifest) -> Iterator[str]:
     if pairs:
         one, other = pairs[0]
         more = f", and {len(pairs) - 1} more such" if len(pairs) > 1 else ""
-        yield f"writers {one!a} and {other!a} differ by case, leading zeros or Unicode form alone{more}"
+        yield f"writers {one!a} and {other!a} differ by case, leading zeros, blanks or Unicode form alone{more}"
 
 
 def _in_several_silos(packed: Sequence[Packed]) -> Iterator[str]:
@@ -358,7 +359,7 @@ def main() -> int:
     parser.add_jobs()
     arguments = parser.parse_args()
     kind = kind_of(arguments.folder)
-    print(f"{arguments.folder}: found {_FOUND[kind]}")
+    console.tell(f"{arguments.folder}: found {_FOUND[kind]}")
     with console.new_folder(arguments.out) as partial:
         manifest, told = pack(arguments, kind, partial)
     _report(manifest)

@@ -156,7 +156,7 @@ def main() -> int:
             for number in range(arguments.writers)
         ]
         pictures = sum(console.each(write, tasks, arguments.jobs, "writer"))
-    print(f"{arguments.out}: {arguments.writers} writers, {pictures} pictures of {CLASSES} classes")
+    console.tell(f"{arguments.out}: {arguments.writers} writers, {pictures} pictures of {CLASSES} classes")
     return 0
 
 

@@ -186,11 +186,12 @@ def is_picture(entry: os.DirEntry[str]) -> bool:
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Find names that differ by case, leading zeros, blanks or Unicode's normal form alone."""
+    """Find names that differ by case, leading zeros, blanks, Unicode's normal form or letters that nobody sees alone."""
     first: dict[str, str] = {}
     pairs = []
     for name in names:
-        folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # zero-width, soft hyphen, marks
+        folded = " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
         plain = _DIGITS.sub(lambda digits: digits[0].lstrip("0") or "0", folded)
         if first.setdefault(plain, name) != name:
             pairs.append((first[plain], name))
@@ -210,8 +211,8 @@ def class_folders(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
     for one, other in alike(names):
         raise SchemaError(
             "tree-names",
-            f"{root}: found the class folders {one!a} and {other!a}, which differ by case, leading zeros or Unicode form "
-            "alone; rename one, or name all classes with --classes if both are meant",
+            f"{root}: found the class folders {one!a} and {other!a}, which differ by case, leading zeros, blanks or "
+            "Unicode form alone; rename one, or name all classes with --classes if both are meant",
         )
     return tuple(names)
 

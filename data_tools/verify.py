@@ -37,11 +37,11 @@ def main() -> int:
         manifest = read_manifest(folder)
         faults = duplicate_faults(folder, manifest)
     for fault in faults:
-        print(fault)
+        console.tell(fault)
     if faults:
         return 1
     examples = [silo.train.examples + silo.test.examples for silo in manifest.silos]
-    print(f"{folder}: {len(examples)} silos, {sum(examples)} pictures, no fault; digest {manifest.digest}")
+    console.tell(f"{folder}: {len(examples)} silos, {sum(examples)} pictures, no fault; digest {manifest.digest}")
     return 0
 
 

@@ -382,7 +382,10 @@ def _toml(text: str) -> dict[str, Any]:
         raise ValueError(f"found brackets nested more than {guarded.DEPTH} deep")
     if max(part.count(".") for part in re.split(r"[=,\n{}\[\]]", text)) > MOST_DOTS:  # tomllib takes their number squared
         raise ValueError(f"found more than {MOST_DOTS} dots between two marks, expected a key of few parts")
-    return tomllib.loads(text)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:  # brackets in texts and comments can hide from the count how deep others are nested
+        raise ValueError("found brackets nested too deeply") from None
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -476,6 +479,7 @@ def _explain(message: str, tree: Mapping[str, Any], kind: type[msgspec.Struct], 
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
         return f"{f'{dotted}.{missing[1]}'.lstrip('.')} is missing"
     expected = _short(what.removeprefix("Expected ").replace("`", "").split(", got")[0])
+    expected = {"object": "a table", "array": "a list"}.get(expected, expected)
     if what.startswith("Invalid enum value") and get_origin(kind) is Literal:
         expected = " or ".join(map(repr, get_args(kind)))
     return f"{_short(dotted)} = {_short(repr(value))}: expected {expected}"

@@ -143,7 +143,16 @@ def test_trees_are_refused_by_name(tree: Path, tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("cat", "Cat"), ("7", "07"), ("caf\u00e9", "cafe\u0301"), ("stra\u00dfe", "strasse"), ("a b", "a  b")]
+    ("one", "other"),
+    [
+        ("cat", "Cat"),
+        ("7", "07"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("stra\u00dfe", "strasse"),
+        ("a b", "a  b"),
+        ("a", "a "),
+        ("ab", "a\u200bb"),
+    ],
 )
 def test_classes_that_may_be_one_are_refused(tree: Path, tmp_path: Path, one: str, other: str) -> None:
     for split in silo.SPLITS:
@@ -171,9 +180,24 @@ def test_one_writer_under_two_names_is_told(tree: Path, tmp_path: Path) -> None:
     result = tool("pack", tree, tmp_path / "out")
     assert result.returncode == 0
     lines = result.stderr.splitlines()
-    assert "warning: writers 'Ben' and 'ben' differ by case, leading zeros or Unicode form alone" in lines
+    assert "warning: writers 'Ben' and 'ben' differ by case, leading zeros, blanks or Unicode form alone" in lines
     told = "warning: 16 pictures stand in more than one silo, under the writers Ben: 8, ada: 8, ada01: 8, ben: 8"
     assert told in lines
+
+
+def test_names_reach_no_terminal_as_they_are(tree: Path, tmp_path: Path) -> None:
+    (tree / "ada").rename(tree / "ada\nerror: forged\x1b[31m")
+    shown = "ada\\nerror: forged\\x1b[31m"
+    result = tool("pack", tree, tmp_path / "out")
+    assert result.returncode == 0
+    table = next(line for line in result.stdout.splitlines() if line.startswith(shown))
+    assert len({line.index("silo_0") for line in result.stdout.splitlines() if "silo_0" in line}) == 1, table
+    assert shown in tool("combine", tree, tmp_path / "merged", "--users", 2, "--silos", 1).stdout
+    with (tmp_path / "out" / "silo_0000.h5").open("r+b") as file:
+        file.truncate(100)
+    (tmp_path / "out").rename(tmp_path / "out\nno fault")
+    told = whole("verify", tmp_path / "out\nno fault")
+    assert (told.returncode, "\nno fault" in told.stdout) == (1, False), told
 
 
 def test_warnings_of_pillow_are_one_line(tree: Path, tmp_path: Path) -> None:

@@ -157,6 +157,15 @@ def test_an_unknown_key_names_the_nearest(text: str, story: str) -> None:
     assert fault(text).startswith(story)
 
 
+@pytest.mark.parametrize("hidden", ['"' + "]" * 3000 + '"', "'" + "}" * 3000 + "'"])
+def test_brackets_in_texts_hide_no_deep_nesting(hidden: str) -> None:
+    nested = "not valid TOML: found brackets nested too deeply"
+    assert fault(f"a = {hidden}\nb = {'[' * 3000}").endswith(nested)
+    assert fault(f"# {hidden}\nb = {'{a=' * 3000}").endswith(nested)
+    with pytest.raises(ConfigError, match="expected int"):
+        config.parse("", "run.toml", [f"rounds.count=[{hidden},{'[' * 3000}"])
+
+
 @pytest.mark.parametrize(
     ("override", "story"),
     [
@@ -181,9 +190,9 @@ def test_an_unknown_key_names_the_nearest(text: str, story: str) -> None:
         ("local.lr=-0.1", "local.lr = -0.1: expected float >= 0"),
         ("local.momentum=1", "local.momentum = 1: expected float < 1"),
         ("local.epochs=[1]", "local.epochs = [1]: expected int"),
-        ("rounds=3", "rounds = 3: expected object"),
-        ("model=lenet", "model = 'lenet': expected object"),
-        ("sinks=[3]", "sinks.0 = 3: expected object"),
+        ("rounds=3", "rounds = 3: expected a table"),
+        ("model=lenet", "model = 'lenet': expected a table"),
+        ("sinks=[3]", "sinks.0 = 3: expected a table"),
         ("cohort={name=3}", "cohort: found {'name': 3}, expected a table with a name"),
         ("sinks=[{name='csv'}, {}]", "sinks[1]: found {}, expected a table with a name"),
     ],

@@ -80,6 +80,7 @@ def _checkpoint_faults(path: Path, rounds: list[Summary], record: Record | None)
     """Tell the faults of one checkpoint, and where it contradicts the rounds."""
     try:
         manifest = checkpoint.read_manifest(path)
+        config.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
         checkpoint.check_files(path, manifest, manifest.files)
         checkpoint.check_model(path, manifest)
     except SilofoldError as fault:

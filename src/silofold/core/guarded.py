@@ -97,14 +97,28 @@ def decode(text: bytes, kind: type[T]) -> T:
 
 
 def depth(text: bytes) -> int:
-    """Bound from above how deeply brackets are nested in a text, those those in its strings included."""
+    """Tell how deeply brackets are nested in a text; those in its strings count too: a parser keeps a limit of its own."""
+    brackets = text.translate(None, _OTHERS)
+    if len(brackets) > _MANY:  # a loop over millions would take half a minute
+        return _depth_of_many(brackets)
     deepest = now = 0
-    for letter in text.translate(None, _OTHERS):
+    for letter in brackets:
         now += 1 if letter in b"[{" else -1
         deepest = max(deepest, now)
-        if deepest > DEPTH:  # no need to count millions more
-            break
     return deepest
 
 
+def _depth_of_many(brackets: bytes) -> int:
+    import numpy as np  # noqa: PLC0415  (seldom needed, and status starts without it)
+
+    deepest = now = 0
+    for start in range(0, len(brackets), MIB):
+        letters = np.frombuffer(brackets, np.uint8, min(MIB, len(brackets) - start), start)
+        opened = np.where((letters == ord("[")) | (letters == ord("{")), 1, -1)
+        steps = now + np.cumsum(opened, dtype=np.int64)
+        deepest, now = max(deepest, int(steps.max())), int(steps[-1])
+    return deepest
+
+
+_MANY = 2**16
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))

@@ -134,6 +134,16 @@ def test_a_model_that_cannot_be_built_is_said(sound: Path, tmp_path: Path, capsy
     assert "model.pt: not compared with a checkpoint, since the model cannot be built here: " in capsys.readouterr().out
 
 
+def test_settings_of_a_checkpoint_must_be_settings(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shutil.copytree(sound, tmp_path / "run")
+    path = max((out / "checkpoints").iterdir()) / "manifest.json"
+    tree = json.loads(path.read_text())
+    tree["settings"]["local"]["lr"] = "fast"
+    made_run.reseal(path, tree)
+    assert cli.main(["verify", str(out)]) == 2
+    assert "local.lr = 'fast': expected float" in capsys.readouterr().out
+
+
 def test_nothing_is_promised_that_is_not_there(sound: Path, tmp_path: Path) -> None:
     from silofold.record import history
 

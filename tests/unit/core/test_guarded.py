@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,3 +40,10 @@ def test_what_is_no_such_json_is_one_kind_of_fault(text: bytes) -> None:
 def test_json_is_decoded() -> None:
     assert guarded.decode(b"[1, 2]", list[int]) == [1, 2]
     assert guarded.depth(b'{"a": [{"b": [1]}, [2]]}') == 4
+
+
+def test_millions_of_brackets_are_counted_at_once() -> None:
+    text = b'{"schema": 1, "x": [' + b"[]," * 2**24 + b"[[[]]]]}"
+    began = time.process_time()
+    assert guarded.depth(text) == 5
+    assert time.process_time() - began < 4

@@ -145,6 +145,26 @@ def test_a_longer_file_holds_what_it_held(folder: Path) -> None:
     np.testing.assert_array_equal(read(folder).images, expected)
 
 
+def test_a_list_may_be_spelled_otherwise_in_json(folder: Path) -> None:
+    manifest = silo.read_manifest(folder)
+    with h5py.File(folder / FIRST, "r+") as file:
+        for key, values in (("classes", manifest.classes), ("writers", manifest.silos[0].writers)):
+            spelled = "".join(f"\\u{ord(letter):04x}" for letter in values[0])
+            file.attrs[key] = f'[ "{spelled}"' + "".join(f",{json.dumps(value)}" for value in values[1:]) + "]\n"
+    assert len(read(folder).images) == 20
+    with h5py.File(folder / FIRST, "r+") as file:
+        file.attrs["classes"] = json.dumps(["other", *manifest.classes[1:]])
+    with pytest.raises(SchemaError, match="attribute classes: found"):
+        read(folder)
+
+
+def test_a_text_of_digits_is_told_from_a_number(folder: Path) -> None:
+    with h5py.File(folder / FIRST, "r+") as file:
+        file.attrs["schema"] = "1"
+    with pytest.raises(SchemaError, match="attribute schema: found '1', expected 1"):
+        read(folder)
+
+
 # --- what silos.json may say -----------------------------------------------------------------------------------------
 
 
