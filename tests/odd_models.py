@@ -7,6 +7,7 @@ from __future__ import annotations
 import builtins
 import copy
 import random
+import warnings
 from typing import Any, Never
 
 import numpy as np
@@ -198,6 +199,29 @@ class HoldsParameters(Plain):
         return super().forward(x) + 0 * self.mine[0].sum()
 
 
+class HoldsScript(nn.Module):
+    """A part of it is compiled by torch.jit."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.net = torch.jit.trace(Plain(classes), torch.zeros(2, 1, 16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net(x)
+        return logits
+
+
+class HoldsCircle(Plain):
+    """Its notes hold themselves."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.notes: dict[str, Any] = {}
+        self.notes["self"] = self.notes
+
+
 # --- refused: tensors that leave the flat vector -----------------------------------------------------------------------
 
 
@@ -262,6 +286,15 @@ class AddsLayer(Plain):
         if self.training and len(self) == 2:
             self.append(nn.Linear(5, 5))
         return super().forward(x)
+
+
+class MakesLayer(Plain):
+    """Makes its last layer when it is called for the first time."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "last"):
+            self.last = nn.Linear(PIXELS, PIXELS)
+        return super().forward(self.last(x.flatten(1)))
 
 
 class TiedByMemory(nn.Sequential):
@@ -403,6 +436,11 @@ class UnreadableExtra(ExtraState):
 class UnwritableExtra(ExtraState):
     def get_extra_state(self) -> Any:
         return lambda: 0
+
+
+class EmptyFile(Plain):
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        return {}
 
 
 # --- refused: outputs ----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from rich.text import Text
 from silofold import machine, run, topology
 from silofold.commands import premises, relay
 from silofold.core import console
-from silofold.core.endings import DONE, ENDINGS, INTERNAL, RESUMABLE
+from silofold.core.endings import DONE, ENDINGS, INTERNAL, INTERRUPTED, RESUMABLE
 from silofold.data import silo as silos
 from silofold.errors import ConfigError, SilofoldError, TopologyError
 from silofold.record import control, history
@@ -200,7 +200,9 @@ class _Job:
             words = relay.essence(self._relay.said.decode(errors="replace"))
             return self._not_started(code, words)
         _write(2, self._relay.rest())
-        if ending is None and code in CODES and (code or not start) and not cut:
+        # code of the user's own, or a library, may call exit() in a rank: whatever its number, that is a rank lost
+        ours = (code in CODES and self._relay.spoken) or code in {RESUMABLE.code, INTERRUPTED.code}
+        if ending is None and (ours if code else not start) and not cut:
             return code
         if ending is None:
             ending, cause = RESUMABLE, "rank-lost"
