@@ -288,13 +288,18 @@ class AddsLayer(Plain):
         return super().forward(x)
 
 
-class MakesLayer(Plain):
+class MakesLayer(nn.Module):
     """Makes its last layer when it is called for the first time."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes, self.first = classes, nn.Linear(PIXELS, PIXELS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not hasattr(self, "last"):
-            self.last = nn.Linear(PIXELS, PIXELS)
-        return super().forward(self.last(x.flatten(1)))
+            self.last = nn.Linear(PIXELS, self.classes)
+        logits: torch.Tensor = self.last(self.first(x.flatten(1)))
+        return logits
 
 
 class TiedByMemory(nn.Sequential):
