@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import os
 import random
 import warnings
 from typing import Any, Never
@@ -556,6 +557,15 @@ class RaisesLater(Plain):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and x.mean() < 0.3:
             raise SystemExit(0)
+        return super().forward(x)
+
+
+class LeavesLater(Plain):
+    """Ends the process by a code that says "diverged" of a run, as a library's exit() may."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and x.mean() < 0.3:
+            os._exit(3)
         return super().forward(x)
 
 
