@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import builtins
 import copy
+import os
 import random
+import warnings
 from typing import Any, Never
 
 import numpy as np
@@ -198,6 +200,29 @@ class HoldsParameters(Plain):
         return super().forward(x) + 0 * self.mine[0].sum()
 
 
+class HoldsScript(nn.Module):
+    """A part of it is compiled by torch.jit."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.net = torch.jit.trace(Plain(classes), torch.zeros(2, 1, 16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net(x)
+        return logits
+
+
+class HoldsCircle(Plain):
+    """Its notes hold themselves."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.notes: dict[str, Any] = {}
+        self.notes["self"] = self.notes
+
+
 # --- refused: tensors that leave the flat vector -----------------------------------------------------------------------
 
 
@@ -262,6 +287,20 @@ class AddsLayer(Plain):
         if self.training and len(self) == 2:
             self.append(nn.Linear(5, 5))
         return super().forward(x)
+
+
+class MakesLayer(nn.Module):
+    """Makes its last layer when it is called for the first time."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes, self.first = classes, nn.Linear(PIXELS, PIXELS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "last"):
+            self.last = nn.Linear(PIXELS, self.classes)
+        logits: torch.Tensor = self.last(self.first(x.flatten(1)))
+        return logits
 
 
 class TiedByMemory(nn.Sequential):
@@ -405,6 +444,11 @@ class UnwritableExtra(ExtraState):
         return lambda: 0
 
 
+class EmptyFile(Plain):
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        return {}
+
+
 # --- refused: outputs ----------------------------------------------------------------------------------------------------
 
 
@@ -513,6 +557,15 @@ class RaisesLater(Plain):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and x.mean() < 0.3:
             raise SystemExit(0)
+        return super().forward(x)
+
+
+class LeavesLater(Plain):
+    """Ends the process by a code that says "diverged" of a run, as a library's exit() may."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and x.mean() < 0.3:
+            os._exit(3)
         return super().forward(x)
 
 

@@ -31,7 +31,7 @@ from rich.text import Text
 from silofold import machine, run, topology
 from silofold.commands import premises, relay
 from silofold.core import console
-from silofold.core.endings import DONE, ENDINGS, INTERNAL, RESUMABLE
+from silofold.core.endings import DONE, ENDINGS, INTERNAL, INTERRUPTED, RESUMABLE
 from silofold.data import silo as silos
 from silofold.errors import ConfigError, SilofoldError, TopologyError
 from silofold.record import control, history
@@ -221,11 +221,12 @@ class _Job:
         """Whether an exit code is that of a rank which has told why.
 
         Open MPI's mpirun ends with 1 by itself when it is asked to end; a rank that ends so leaves word once the run has
-        begun, and where ranks survive each other it ends alone.
+        begun, and where ranks survive each other it ends alone. Code of the user's own, or a library, may call exit() in a
+        rank: without a word of that rank's, whatever its number, that is a rank lost.
         """
         if start and (code == 0 or (code == INTERNAL.code and (start.has_begun() or "--with-ft" in self._command))):
             return False
-        return code in CODES
+        return code in {0, RESUMABLE.code, INTERRUPTED.code} or (code in CODES and self._relay.spoken)
 
     def _not_started(self, code: int, words: str) -> int:
         if code in CODES - {0, INTERNAL.code} and words.startswith("silofold: "):  # a rank's own last words

@@ -145,6 +145,17 @@ def test_a_baseline_that_did_not_train(
 
 
 @whole_run
+def test_an_exit_code_that_no_rank_has_told_is_a_lost_rank(recipe: Path, even: Path, tmp_path: Path) -> None:
+    sets = [part for one in (*QUICK, own("LeavesLater")) for part in ("--set", one)]
+    out = tmp_path / "run"
+    ended = mpirun.silofold(
+        "launch", recipe, "--data", even, "--out", out, "--servers", 1, "--workers", 2, *sets, environment=WHERE
+    )
+    assert ended.code == 75, ended
+    assert "a rank was lost" in ended.err
+
+
+@whole_run
 def test_a_run_at_chance_level_says_so(recipe: Path, even: Path, tmp_path: Path) -> None:
     lost = train(recipe, even, tmp_path / "run", "local.lr=1e-6", "rounds.count=1")
     assert lost.code == 0, lost

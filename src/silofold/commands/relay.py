@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 UP = f"{console.UP}\n".encode()
+SPOKEN = (b"silofold: error: ", b": internal error\n")
+"""What the last words of a rank hold."""
 KEPT_FOR, KEPT = 20.0, 2**18
 """Seconds and bytes at most: a launcher that hangs is to be heard."""
 SHOWN = 300
@@ -37,15 +39,19 @@ class Relay:
         What has not been passed on.
     said
         What was said before a rank was up, passed on or not; at most `KEPT` bytes of it.
+    spoken
+        Whether a rank has said why it ends: an exit code without that is none of ours.
     """
 
     def __init__(self) -> None:
-        self.lived = False
-        self.kept = self.said = b""
+        self.lived = self.spoken = False
+        self.kept = self.said = self._end = b""
         self._opens = time.monotonic() + KEPT_FOR
 
     def take(self, data: bytes) -> bytes:
         """Return what may be passed on now that this has come."""
+        self._end = self._end[1 - max(map(len, SPOKEN)) :] + data
+        self.spoken |= any(words in self._end for words in SPOKEN)
         if not self.lived:
             self.said = (self.said + data)[:KEPT]
             data, self.kept = self.kept + data, b""

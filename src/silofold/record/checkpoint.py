@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST = "manifest.json"
 PREFIX = "round_"
+LARGEST_STATE = 64
+"""Numbers of a server optimizer for each parameter, at most: what a file of a checkpoint may hold follows from it."""
 MOST: Final = 16 * guarded.MIB
 """Bytes that a manifest may have: ten times that of ten thousand silos."""
 _FILE: Final = re.compile(r"(shard|silo)_(0|[1-9]\d{0,8})\.h5")
@@ -328,9 +330,14 @@ def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     CheckpointError
         A file is missing or is not what was written.
     """
+    most = LARGEST_STATE * manifest.parameters * 8 + 16 * guarded.MIB
     for name in names:
         try:
             with guarded.opened(folder / name) as file:
+                if (size := os.fstat(file.fileno()).st_size) > most:  # a file without bytes may say to be of any size
+                    raise CheckpointError(
+                        "checkpoint-read", f"{folder / name}: damaged: found {size} bytes, expected at most {most}"
+                    )
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as fault:
             raise CheckpointError("checkpoint-read", f"{folder / name}: {fault.strerror}") from None

@@ -32,7 +32,7 @@ from silofold.record import checkpoint, rundir
 from silofold.roles import job as jobs
 from silofold.roles.shelf import UNREADABLE
 from silofold.roles.total import Total, largest
-from silofold.training import flat, local
+from silofold.training import flat, local, start_check
 from silofold.training.side_by_side import Member
 
 if TYPE_CHECKING:
@@ -185,6 +185,8 @@ class Worker:
         try:
             seed = seeds.torch_seed(self._job.settings.seed, "evaluate", number, silo) if self._draws else None
             return Score(silo, *local.evaluate(self._model, samples, seed))
+        except SilofoldError:  # the model returns what it must not, which no other silo can mend
+            raise
         except (Exception, SystemExit) as fault:
             logger.warning("silo %d: cannot be evaluated: %s", silo, told(fault))
             logger.info("silo %d", silo, exc_info=True)  # the file alone
@@ -279,6 +281,7 @@ class Worker:
             path.parent.mkdir(parents=True, exist_ok=True)
             rundir.write_atomically(path, self._model.encode())
         if plan.last and first:
+            start_check.look_at_file(self._model, settings.model["name"])
             rundir.write_atomically(folder.model, self._model.encode())
         if plan.checkpoint and settings.local.keep_momentum:  # of a worker that has nothing to save nobody waits to hear
             begin = time.perf_counter()

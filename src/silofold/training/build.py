@@ -71,7 +71,7 @@ def build(
             module.compile(dynamic=False)
         _try(module, len(classes), image_shape)
         _refuse_shared_memory(module, name)
-        return FlatModel(module, device)
+        return FlatModel(module, device, len(classes))
 
 
 def building(name: str) -> AbstractContextManager[None]:
@@ -152,6 +152,12 @@ def _try(module: torch.nn.Module, classes: int, shape: tuple[int, ...]) -> None:
         logits = module(torch.zeros(2, channels, *shape[:2]))
     check_output(module, logits, 2, classes)
     after = _tensors(module)
+    for key in after.keys() - before.keys():
+        raise UserCodeError(
+            "model-tensors",
+            f"model {type(module).__name__}: {key} was made while it ran; expected all of them from the start, or torch's "
+            "own lazy layers",
+        )
     for key, value in before.items() if not lazy else ():
         if after.get(key) is not value:
             raise UserCodeError(

@@ -54,6 +54,8 @@ class FlatModel:
         The model; its parameters are moved into the vector.
     device
         Where the model lives.
+    classes
+        How many logits an image is to have; 0: that is not looked at.
 
     Attributes
     ----------
@@ -78,8 +80,8 @@ class FlatModel:
         The model has no parameter, or one that is not float32.
     """
 
-    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
-        self.module, self.views = module, _views(module)
+    def __init__(self, module: torch.nn.Module, device: torch.device, classes: int = 0) -> None:
+        self.module, self.views, self.classes = module, _views(module), classes
         module.to(device)  # before its tensors are looked at: buffers become others by it
         trainable = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
         frozen = [(name, value) for name, value in module.named_parameters() if not value.requires_grad]
@@ -124,8 +126,7 @@ class FlatModel:
     @staticmethod
     def _place(held: dict[str, torch.Tensor | None], key: str) -> tuple[int, int]:
         """Tell where a tensor and its gradient lie."""
-        value = held.get(key)
-        if value is None:
+        if key not in held or (value := held[key]) is None:  # no get: compiled modules (torch.jit) have none
             return 0, 0
         return value.data_ptr(), value.grad.data_ptr() if value.is_leaf and value.grad is not None else 0
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from silofold import seeds
 from silofold.core.user_code import lacks_memory, token, told
 from silofold.messages import Cause
+from silofold.training.build import check_output
 from silofold.training.unreached import Unreached
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class Step:
         """Move the model by one batch of (B, C, H, W) uint8 images and (B,) int64 labels."""
         gradient = self._model.gradient
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
-            logits = self._model.module(images.to(torch.float32).div_(255))
+            logits = answers(self._model, images)
             loss = functional.cross_entropy(logits, labels)
         gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -311,7 +312,19 @@ def _logits(model: FlatModel, samples: Samples, seed: int | None) -> Iterator[tu
     model.module.eval()
     for start in range(0, len(samples.labels), EVALUATION_BATCH):
         y = samples.labels[start : start + EVALUATION_BATCH]
-        yield model.module(samples.images[start : start + EVALUATION_BATCH].to(torch.float32).div_(255)), y
+        yield answers(model, samples.images[start : start + EVALUATION_BATCH]), y
+
+
+def answers(model: FlatModel, images: torch.Tensor) -> torch.Tensor:
+    """Let a model answer (B, C, H, W) uint8 images; what it returns is looked at each time, for it may change its mind.
+
+    Raises
+    ------
+    UserCodeError
+        It is not one floating-point logit a class.
+    """
+    logits: torch.Tensor = model.module(images.to(torch.float32).div_(255))
+    return check_output(model.module, logits, len(images), model.classes) if model.classes else logits
 
 
 def seed_all(seed: int) -> None:

@@ -100,8 +100,11 @@ def attributes(module: torch.nn.Module, *, holding: bool = False) -> dict[str, s
     return found
 
 
-def mark(value: object) -> str:
-    """Digest a value; empty for what is no state that could be told."""
+def mark(value: object, above: frozenset[int] = frozenset()) -> str:
+    """Digest a value; empty for what is no state that could be told. `above`: what holds it, for it may hold itself."""
+    if id(value) in above:
+        return ""
+    within = above | {id(value)}
     parts: list[bytes | memoryview] = []
     match value:
         case torch.Tensor():
@@ -113,9 +116,9 @@ def mark(value: object) -> str:
         case bool() | int() | float() | str() | None:
             parts = [repr(value).encode()]
         case list() | tuple():
-            parts = [mark(one).encode() for one in value[:MANY]]
+            parts = [mark(one, within).encode() for one in value[:MANY]]
         case dict():
-            parts = [f"{key!r} {mark(one)}".encode() for key, one in itertools.islice(value.items(), MANY)]
+            parts = [f"{key!r} {mark(one, within)}".encode() for key, one in itertools.islice(value.items(), MANY)]
     return sha256(*parts)[:16] if parts else ""
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from silofold.errors import DivergedError
 from silofold.predictions import TOP, Predictions
-from silofold.training.local import EVALUATION_BATCH, seed_all
+from silofold.training.local import EVALUATION_BATCH, answers, seed_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,7 @@ def log_probabilities(model: FlatModel, images: torch.Tensor, classes: int, seed
     model.module.eval()
     with torch.inference_mode():
         for start in range(0, len(images), EVALUATION_BATCH):
-            logits = model.module(images[start : start + EVALUATION_BATCH].to(torch.float32).div_(255))
+            logits = answers(model, images[start : start + EVALUATION_BATCH])
             parts.append(functional.log_softmax(logits.double(), 1))
     logs: NDArray[np.float64] = torch.cat(parts).cpu().numpy() if parts else np.empty((0, classes))
     unanswered = int((~np.isfinite(logs)).any(axis=1).sum())

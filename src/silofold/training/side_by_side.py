@@ -116,7 +116,9 @@ class Trainer:
                 f"local.cuda_graph = true: this worker trains on the device {device}; expected a GPU, or "
                 "local.cuda_graph = false",
             )
-        models = [FlatModel(copy.deepcopy(model.module), device) for _ in range(size)] if size > 1 else [model]
+        models = (
+            [FlatModel(copy.deepcopy(model.module), device, model.classes) for _ in range(size)] if size > 1 else [model]
+        )
         self._lanes = [Lane(one, settings, alone=size == 1) for one in models]
 
     def train(self, group: Sequence[Member], deadline: float) -> list[local.Outcome]:

@@ -196,7 +196,7 @@ class _Check:
             self._evaluate(size)
         self._look(before, file)
         self._look_at_views()
-        self._write()
+        look_at_file(self._model, self._name)
         kept = [bytes(as_bytes(value)) for value in self._model.state[1:]]
         return Found(
             Fingerprint(
@@ -332,19 +332,40 @@ class _Check:
         buffers = self._model.module.named_buffers()
         return others | {key: mark(value) for key, value in buffers if key not in state and value.is_floating_point()}
 
-    def _write(self) -> None:
-        """See that the state dict can be written and read back; without its tensors, since it rests on no size."""
-        small = {
-            key: value.new_empty(0, device="cpu") if isinstance(value, torch.Tensor) else value
-            for key, value in self._model.module.state_dict().items()
-        }
-        with _readable(self._name):
-            file = io.BytesIO()
-            torch.save(small, file)
-            file.seek(0)
-            back = torch.load(file, weights_only=True)
-        if list(back) != list(small):
-            raise UserCodeError("model-file", f"model {self._name}: its state dict reads back with other entries")
+
+def look_at_file(model: FlatModel, name: str) -> None:
+    """See that the state dict can be written and read back; without its tensors, since it rests on no size.
+
+    Parameters
+    ----------
+    model
+        Before its first round, and after its last: what is no tensor may have changed.
+    name
+        Of the model, as the settings have it.
+
+    Raises
+    ------
+    UserCodeError
+        It cannot, or it holds less than the model.
+    """
+    state = model.module.state_dict()
+    small = {
+        key: value.new_empty(0, device="cpu") if isinstance(value, torch.Tensor) else value for key, value in state.items()
+    }
+    with _readable(name):
+        file = io.BytesIO()
+        torch.save(small, file)
+        file.seek(0)
+        back = torch.load(file, weights_only=True)
+    if list(back) != list(small):
+        raise UserCodeError("model-file", f"model {name}: its state dict reads back with other entries")
+    held, trained = sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor)), len(model.gradient)
+    if held < trained:
+        raise UserCodeError(
+            "model-file",
+            f"model {name}: its state dict holds {held:,} numbers, and {trained:,} are trained: the saved model would lack "
+            "some; expected all parameters under their own names",
+        )
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from silofold.commands import relay
+from silofold.core import console
 
 NOT_FOUND = """\
 [vm:29579] Local abort before MPI_INIT completed completed successfully
@@ -61,6 +62,24 @@ def test_what_is_said_is_kept_back_until_a_rank_is_up() -> None:
     assert words.take(b" up\nround 1\n") == b"[vm] a warning\nround 1\n"
     assert words.lived
     assert words.take(b"\xff") == b"\xff"
+
+
+@pytest.mark.parametrize(
+    ("words", "spoken"),
+    [
+        (("round 1\n", "round 2\n"), False),
+        (("silofold: error: the ", "loss [diverged-rounds]\n"), True),
+        (("round 1\nsilo", "fold: err", "or: the loss [diverged-rounds]\n"), True),
+        (("silofold: rank 3: internal error\nTraceback\n",), True),
+    ],
+)
+def test_whether_a_rank_has_said_why_it_ends(words: tuple[str, ...], *, spoken: bool) -> None:
+    told = relay.Relay()
+    told.take(f"{console.UP}\n".encode())
+    assert not told.spoken
+    for part in words:
+        told.take(part.encode())
+    assert told.spoken is spoken
 
 
 def test_what_is_said_is_not_kept_back_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

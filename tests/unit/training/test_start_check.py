@@ -30,17 +30,18 @@ RIGHT = (
     "Plain", "Tied", "Frozen", "ComplexConstant", "Lazy", "WeightNorm", "LegacyWeightNorm", "SpectralNorm",
     "LegacySpectralNorm", "Recurrent", "Dropping", "NumpyWeights", "NumpyProjection", "StochasticDepth", "AlwaysDropping",
     "ExtraState", "CountsCalls", "Remembers", "Copies", "HoldsParallel", "HoldsParameters", "Normed", "FrozenNorm",
+    "HoldsScript", "HoldsCircle",
 )  # fmt: skip
 WRONG = {
     "model-tensors": (
         "AssignsData", "ReplacesParameter", "ReplacesBuffer", "ReplacesCounter", "DropsGradients", "Unfreezes", "AddsBuffer",
-        "AddsLayer", "TiedByMemory", "HoldsView",
+        "AddsLayer", "MakesLayer", "TiedByMemory", "HoldsView",
     ),
     "model-state": (
         "PlainMean", "NumberMean", "OwnStream", "ClosureCount", "FirstBatch", "MovingComplex", "UnsavedMean", "MovingExtra",
     ),
     "model-unequal": ("UnseededProjection", "UnseededWeights"),
-    "model-file": ("UnreadableExtra", "UnwritableExtra"),
+    "model-file": ("UnreadableExtra", "UnwritableExtra", "EmptyFile"),
     "model-output": ("TwoWhileTraining", "Named", "Nothing", "Whole", "Squeezed", "NotANumber", "Detached"),
 }  # fmt: skip
 EXCEPTIONS = (
@@ -171,6 +172,27 @@ def test_workers_compare_what_they_found() -> None:
     assert difference([one, one, one], ["x", "x", "y"]) is None
     changed = start_check.check(make("NumpyProjection", seed=6), SETTINGS, SIZES, SHAPE, 5, "x").fingerprint
     assert difference([one, changed], ["x", "x"]) == (0, 1, "the initial parameters")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda logits: torch.cat([logits, logits], 1), r"\(8, 10\), expected \(8, 5\)"),
+        (lambda logits: logits[:1], r"\(1, 5\), expected \(8, 5\)"),
+        (lambda logits: logits.to(torch.int64), r"torch\.int64, expected torch\.float32"),
+        (lambda logits: (logits, logits), "a tuple of 2"),
+    ],
+)
+def test_an_output_that_is_another_only_later(made: Any, says: str, *, training: bool) -> None:
+    model = make("Plain")
+    samples = local.load(np.zeros((8, *SHAPE), np.uint8), np.zeros(8, np.int64), CPU)
+    model.module.register_forward_hook(lambda _, __, logits: made(logits))
+    step = local.Step(model, SETTINGS)
+    step.begin(torch.zeros_like(model.gradient))
+    with pytest.raises(UserCodeError, match=says) as caught:
+        step(*samples) if training else local.evaluate(model, samples)
+    assert caught.value.id == "model-output"
 
 
 def test_a_model_that_changes_only_later_is_found_at_the_end_of_a_silo() -> None:
