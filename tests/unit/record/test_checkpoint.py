@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -230,3 +231,12 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     manifest = checkpoint.read_manifest(write(tmp_path))
     with pytest.raises(CheckpointError, match=r"round_00005: cannot write the checkpoint: No such file or directory$"):
         checkpoint.publish(tmp_path, manifest, 3)  # the draft has its final name already
+
+
+@pytest.mark.timeout(10)
+def test_a_file_that_says_to_be_of_any_size_is_not_read(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    manifest = checkpoint.read_manifest(folder)
+    os.truncate(folder / "shard_0.h5", 2**40)
+    with pytest.raises(CheckpointError, match=r"shard_0.h5: damaged: found 1099511627776 bytes, expected at most"):
+        checkpoint.check_files(folder, manifest, manifest.files)
