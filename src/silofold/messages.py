@@ -126,6 +126,8 @@ class Evaluation(Message, frozen=True):
     broadcast_seconds: float
     scores: tuple[Score, ...]
     unscored: tuple[Unscored, ...] = ()
+    arrived: bool = True
+    """Whether the model arrived at all."""
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
@@ -264,6 +266,12 @@ class Over(Message, frozen=True):
     """Whether the job has lost or missed a rank: then MPI's own farewell may wait for ever."""
 
 
+class Replan(Message, frozen=True):
+    """The scheduler tells that somebody was lost in the last step: the end of the run is planned anew."""
+
+    round: int
+
+
 class Broken(Message, frozen=True):
     """A server or worker tells of a fault that ends the job: of code of the user's own, say."""
 
@@ -278,7 +286,7 @@ class Gone(Message, frozen=True):
 
 AnyMessage: TypeAlias = (
     Ready | Plan | Evaluation | Reports | Tally | Moved | Applied | Saved
-    | Alive | Halt | Here | Regroup | Expel | Over | Broken | Gone
+    | Alive | Halt | Here | Regroup | Expel | Over | Replan | Broken | Gone
 )  # fmt: skip
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
 

@@ -20,6 +20,7 @@ class Role(Protocol):
 
     def plan(self) -> Plan: ...  # noqa: D102
     def evaluate(self, plan: Plan, broken: str) -> None: ...  # noqa: D102
+    def is_over(self, plan: Plan) -> bool: ...  # noqa: D102
     def train(self, plan: Plan) -> Tally: ...  # noqa: D102
     def update(self, tally: Tally) -> NDArray[Any]: ...  # noqa: D102
     def settle(self, tally: Tally, moved: NDArray[Any], broken: str) -> Tally: ...  # noqa: D102
@@ -35,7 +36,9 @@ def play(role: Role, job: Job, fabrics: Fabrics) -> int:
         broken = fabrics.among(plan.members).share_model(role.vector, window, plan.round)  # one broadcast a shard
         role.evaluate(plan, broken)  # the model of the round before; scores → rank 0
         if plan.last:
-            return plan.exit_code
+            if role.is_over(plan):  # else somebody was lost meanwhile, and the end is planned again
+                return plan.exit_code
+            continue
         tally = role.train(plan)  # reports → rank 0; tally → all
         while tally.quorum_met and not tally.settled:  # once, unless a member is lost meanwhile
             moved = role.update(tally)  # a worker's weighted sum; a server's room for it

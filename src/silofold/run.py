@@ -30,6 +30,7 @@ from silofold import config, faults, machine, plugins, rehearsal, timeline, topo
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
+from silofold.coordination import quorum
 from silofold.core import console
 from silofold.core.elements import Elements
 from silofold.core.endings import DONE, INTERNAL, INTERRUPTED, RESUMABLE, STOPPED
@@ -49,6 +50,7 @@ from silofold.messages import Broken, Over, Regroup, Summary, sha256
 from silofold.record import checkpoint, control, history, log, rundir, surroundings, whole
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
+from silofold.roles.recorder import Recorder
 from silofold.roles.scheduler import Scheduler
 from silofold.roles.server import Server
 from silofold.roles.shelf import Shelf
@@ -221,11 +223,9 @@ def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabr
 
 
 def _rounds(world: World, role: Role, job: Job, fabrics: Fabrics) -> int:
-    """Play the rounds, wait to be dismissed, and return the exit code."""
+    """Play the rounds, and return the exit code."""
     try:
-        code = play(role, job, fabrics)
-        if world.rank:
-            world.troubled |= expect(world, job, Over).troubled
+        return play(role, job, fabrics)
     except RunOver as over:
         return over.exit_code
     except UserCodeError as fault:
@@ -234,7 +234,6 @@ def _rounds(world: World, role: Role, job: Job, fabrics: Fabrics) -> int:
         logger.info("rank %d ends the job", world.rank, exc_info=fault)
         world.say(Broken(fault.id, fault.message), topology.SCHEDULER)  # who tells it once, and ends all ranks
         return expect(world, job, Over).exit_code
-    return code
 
 
 def _shape(world: World, job: Job) -> tuple[str, str]:
@@ -715,7 +714,9 @@ def _make_scheduler(
             sink.open(job.folder.path, [history.fill_in(summary, job.untold) for summary in earlier])
     except OSError as fault:
         raise RunFolderError("run-write", f"{fault.filename or job.folder.path}: {fault.strerror}") from None
-    return Scheduler(world, job, node, record, sinks, settings, slices, resumed, changes)
+    recorder = Recorder(job, record, sinks, settings, slices, changes)
+    failures = quorum.failures_in_a_row(earlier, job.settings.rounds.bench_after)
+    return Scheduler(world, job, node, recorder, resumed, failures, slices[-1].stop)
 
 
 def _changed_surroundings(job: Job, request: Request, present: dict[str, Any]) -> list[str]:

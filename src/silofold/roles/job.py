@@ -11,7 +11,7 @@ from silofold import topology
 from silofold.comm import waiting
 from silofold.core.elements import Elements
 from silofold.errors import RequeueError
-from silofold.messages import Alive, AnyMessage, Expel, Gone, Halt, Here, Over, Plan, Ready, Regroup, SiloSummary
+from silofold.messages import Alive, AnyMessage, Expel, Gone, Halt, Here, Over, Plan, Ready, Regroup, Replan, SiloSummary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -184,7 +184,14 @@ def await_plan(world: World, job: Job) -> Plan:
             return plan
 
 
-def expect(world: World, job: Job, kind: type[M]) -> M:
+def is_over(world: World, job: Job) -> bool:
+    """Wait for the run's last word; False if its end is planned again."""
+    message = expect(world, job, (Over, Replan))
+    world.troubled |= isinstance(message, Over) and message.troubled
+    return isinstance(message, Over)
+
+
+def expect(world: World, job: Job, kind: type[M] | tuple[type[M], ...]) -> M:
     """Wait for the scheduler's next message of the round, which must be of this kind.
 
     Raises
@@ -209,10 +216,10 @@ def expect(world: World, job: Job, kind: type[M]) -> M:
             ) from None
         if isinstance(message, kind):
             return message
-        _heed(world, rank, message, kind.__name__)
+        _heed(world, rank, message, kind)
 
 
-def _heed(world: World, rank: int, message: AnyMessage, expected: str) -> None:
+def _heed(world: World, rank: int, message: AnyMessage, kind: type[M] | tuple[type[M], ...]) -> None:
     """Do what a message asks for that is not the awaited one."""
     match message:
         case Gone() if rank == topology.SCHEDULER:
@@ -229,6 +236,7 @@ def _heed(world: World, rank: int, message: AnyMessage, expected: str) -> None:
         case Gone() | Alive():
             pass
         case _:
+            expected = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
             raise RequeueError("rank-silent", f"rank {world.rank} expected a {expected} of the scheduler, found {message}")
 
 

@@ -144,6 +144,11 @@ class Server:
         title, seconds = self._job.layout.title(self._world.rank), time.perf_counter() - begin
         self._world.say(Saved(plan.round - 1, title, tuple(saved), seconds), topology.SCHEDULER)
 
+    def is_over(self, plan: Plan) -> bool:
+        """Wait for the run's last word; False if its end is planned again."""
+        del plan
+        return jobs.is_over(self._world, self._job)
+
     def train(self, plan: Plan) -> Tally:
         """Wait for the tally."""
         del plan

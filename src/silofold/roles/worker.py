@@ -114,6 +114,8 @@ class Worker:
         if broken:
             logger.warning("round %d: the model did not arrive: %s", plan.round, broken)
             self.vector = flat.aligned(self._model.size)  # late bytes may still land in the old one
+            if plan.last:
+                self._world.say(Evaluation(plan.round, "", 0.0, 0.0, (), arrived=False), topology.SCHEDULER)
             return
         begin = time.monotonic()
         self._model.load(self.vector)
@@ -134,6 +136,11 @@ class Worker:
         self._log(plan.round - 1, scores)
         if not plan.last:
             self._save(plan, first=first)
+
+    def is_over(self, plan: Plan) -> bool:
+        """Wait for the run's last word; False if its end is planned again."""
+        del plan
+        return jobs.is_over(self._world, self._job)
 
     def train(self, plan: Plan) -> Tally:
         """Train the silos that are dealt to this worker, report, and wait for the tally."""

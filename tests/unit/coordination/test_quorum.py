@@ -3,8 +3,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from silofold.aggregation import tally
-from silofold.aggregation.tally import Verdict
+from silofold.coordination import quorum as tally
+from silofold.coordination.quorum import Verdict
 from silofold.messages import Cause, Phases, Report, SiloSummary, Summary
 
 ELEMENTS = 7

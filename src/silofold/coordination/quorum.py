@@ -93,11 +93,15 @@ def failures_in_a_row(earlier: Iterable[Summary], limit: int) -> dict[int, int]:
     """Count, for each silo, the rounds in a row up to the last one in which it failed; see `count_failures`."""
     failures: dict[int, int] = {}
     for summary in earlier:
-        failures = count_failures(failures, summary, limit)
+        refused = {entry.silo for entry in summary.silos if entry.reason}
+        failed = {entry.silo for entry in summary.silos if entry.failed}
+        failures = count_failures(failures, summary.cohort, refused, failed, limit)
     return failures
 
 
-def count_failures(before: Mapping[int, int], summary: Summary, limit: int) -> dict[int, int]:
+def count_failures(
+    before: Mapping[int, int], cohort: Iterable[int], refused: Collection[int], failed: Collection[int], limit: int
+) -> dict[int, int]:
     """Count a round's failures: a silo that had no part in it keeps its count, one that was accepted starts anew.
 
     Only what a silo's own report tells is held against it: a worker that was late or lost says nothing about its silos.
@@ -106,20 +110,29 @@ def count_failures(before: Mapping[int, int], summary: Summary, limit: int) -> d
     ----------
     before
         Failures in a row of each silo up to the round before.
-    summary
-        The round.
+    cohort
+        Silos that were asked to train in the round.
+    refused
+        Those whose update did not count.
+    failed
+        Those of them that reported so themselves.
     limit
         So many in a row bench a silo for good.
     """
-    after, cohort = dict(before), set(summary.cohort)
-    for entry in summary.silos:
-        if entry.silo not in cohort or after.get(entry.silo, 0) >= limit:
+    after = dict(before)
+    for silo in cohort:
+        if after.get(silo, 0) >= limit:
             continue
-        if not entry.reason:
-            after.pop(entry.silo, None)
-        elif entry.failed:
-            after[entry.silo] = after.get(entry.silo, 0) + 1
+        if silo not in refused:
+            after.pop(silo, None)
+        elif silo in failed:
+            after[silo] = after.get(silo, 0) + 1
     return after
+
+
+def own_fault(report: Report | None) -> bool:
+    """Whether a silo's own report says that its data or its model is at fault, and not the rank that it runs on."""
+    return report is not None and not report.finished and report.cause.of_the_silo
 
 
 def cause_of(report: Report | None, *, refused: bool) -> Cause:

@@ -1,0 +1,122 @@
+"""When a checkpoint is due, what it must hold, and when all of it is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from silofold.coordination.events import CommitCheckpoint, Warn
+from silofold.coordination.facts import Saved
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from silofold import messages
+    from silofold.coordination.facts import Facts
+    from silofold.messages import Plan
+
+
+class Checkpointing:
+    """The checkpoint that is being written, and the one before.
+
+    Parameters
+    ----------
+    facts
+        The job.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._last = facts.saved
+        self._overdue = False
+        self._moved: dict[int, int] = {}
+        """Round in which each silo's update was last accepted, since the start."""
+        self._plan: Plan | None = None
+        self._wanted: set[str] = set()
+        self._parts: dict[str, messages.Saved] = {}
+        self._rounds = 0, 0
+        self._digest: str | None = None
+        """Of the model that is being saved; none as long as its round is not on record."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._plan is not None
+
+    @property
+    def last_round(self) -> int:
+        """Round of the newest checkpoint; 0 for none."""
+        return self._last.round if self._last else 0
+
+    def moved(self, silos: Iterable[int], number: int) -> None:
+        """Take note of silos whose updates were accepted in a round."""
+        self._moved |= dict.fromkeys(silos, number)
+
+    def carried(self, absent: Collection[int]) -> tuple[int, ...] | None:
+        """Absent silos whose kept state the checkpoint before holds; none if one of them has moved since then."""
+        if not self._facts.keeps_state:
+            return ()
+        if any(self._moved.get(silo, 0) > self.last_round for silo in absent):
+            return None
+        files = self._last.files if self._last else {}
+        return tuple(sorted(silo for silo in absent if self._facts.state_file(silo) in files))
+
+    def due(self, number: int, *, last: bool, complete: bool) -> tuple[bool, list[Warn]]:
+        """Whether the model that arrives in this round is saved: not twice, and later while a silo's state is away."""
+        done, every = number - 1, self._facts.rounds.checkpoint_every
+        wanted = last or self._overdue or bool(every and done % every == 0)
+        if done < self._facts.start_round or not wanted:
+            return False, []
+        told = []
+        if not complete and not self._overdue:
+            told.append(Warn(f"no checkpoint of round {done}: momentum that moved since the last one is out of reach; "
+                             "it is written when its worker is back"))  # fmt: skip
+        self._overdue = not complete
+        return complete, told
+
+    def begin(self, plan: Plan, writers: Iterable[str], counted: int, voids: int) -> None:
+        """Wait for the parts of a plan's checkpoint; one that is unfinished by then is overtaken.
+
+        Parameters
+        ----------
+        plan
+            The plan that asks for it, or does not.
+        writers
+            Titles of the ranks that save a part.
+        counted, voids
+            Rounds up to the one that is saved.
+        """
+        if plan.checkpoint:
+            self._plan, self._wanted, self._parts = plan, set(writers), {}
+            self._rounds, self._digest = (counted, voids), None
+
+    def on_record(self, number: int, digest: str) -> None:
+        """Take note that the model that arrived in a round was evaluated; `digest` is empty if nobody could tell it."""
+        if self._plan is not None and self._plan.round == number:
+            self._digest = digest
+
+    def heard(self, part: messages.Saved) -> bool:
+        """Take a part; False if it belongs to no checkpoint that is being written."""
+        if self._plan is None or part.round != self._plan.round - 1 or part.title not in self._wanted:
+            return False
+        self._parts[part.title] = part
+        return True
+
+    def commit(self) -> CommitCheckpoint | Warn | None:
+        """Commit the checkpoint once all its parts are there and its round is on record; none as long as they are not."""
+        plan = self._plan
+        if plan is None or self._digest is None or not set(self._parts) >= self._wanted:
+            return None
+        self._plan = None
+        if not self._digest:
+            return Warn(f"checkpoint of round {plan.round - 1} given up: nobody could tell the model's digest")
+        files = {entry.file: entry.sha256 for part in self._parts.values() for entry in part.files}
+        before = self._last.files if self._last else {}
+        changed = [
+            name for name in map(self._facts.state_file, plan.carried) if files.get(name) != before.get(name)
+        ]  # fmt: skip
+        if changed:
+            self._overdue = True
+            return Warn(f"no checkpoint of round {plan.round - 1}: {', '.join(changed)} changed in the one before")
+        self._last = Saved(plan.round - 1, files)
+        slowest = max(part.seconds for part in self._parts.values())
+        return CommitCheckpoint(plan.round - 1, *self._rounds, self._digest, files, plan.carried, slowest)

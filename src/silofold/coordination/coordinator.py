@@ -1,0 +1,498 @@
+"""The scheduler's decisions: events in, actions out. `Coordinator.handle` is the only thing that changes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from silofold.coordination import planning, quorum
+from silofold.coordination.checkpoints import Checkpointing
+from silofold.coordination.events import (
+    Again,
+    Asked,
+    Died,
+    EndKind,
+    Evaluated,
+    Expel,
+    Finished,
+    Heard,
+    Opened,
+    RoundClosed,
+    Send,
+    Tallied,
+    TimeIsShort,
+    Warn,
+)  # fmt: skip
+from silofold.coordination.facts import BEAT, GRACE
+from silofold.coordination.membership import Membership
+from silofold.coordination.phases import Applying, Closed, Evaluating, Gathering, Reducing, Training, Underway
+from silofold.core.endings import RESUMABLE, STOPPED
+from silofold.messages import (
+    Alive,
+    Applied,
+    Evaluation,
+    Members,
+    Moved,
+    Ready,
+    Replan,
+    Reports,
+    Saved,
+    Tally,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from silofold.coordination.events import Action, Event
+    from silofold.coordination.facts import Facts
+    from silofold.coordination.phases import Phase
+    from silofold.coordination.quorum import Verdict
+    from silofold.core.endings import Ending
+    from silofold.messages import AnyMessage
+
+
+class Coordinator:
+    """The protocol of rank 0.
+
+    Parameters
+    ----------
+    facts
+        The job.
+    now
+        When it begins, on any clock of seconds that does not run backwards; the same clock as that of `handle`.
+
+    Attributes
+    ----------
+    phase : Phase
+        What is waited for.
+    number, counted, voids : int
+        Round under way or next, rounds that count so far, void rounds in a row.
+    members : Membership
+        The ranks.
+    ending : tuple of Ending and str, or None
+        How the job ends before the last round, and why.
+    """
+
+    def __init__(self, facts: Facts, now: float) -> None:
+        self._facts = facts
+        self.members = Membership(facts)
+        self._checkpoints = Checkpointing(facts)
+        self.number, self.counted, self.voids = facts.start_round, facts.counted, facts.voids
+        self._failures = dict(facts.failures)
+        self.phase: Phase = Gathering(now + facts.rounds.start_window)
+        self.ending: tuple[Ending, str] | None = None
+        self._scale, self._replans = 0, 0
+        self._beat_at = now
+        self._out: list[Action] = []
+
+    @property
+    def wake_at(self) -> float:
+        """When it must be told the time, at the latest."""
+        return min(self.phase.deadline, self._beat_at)
+
+    @property
+    def benched(self) -> set[int]:
+        """Silos that failed too often in a row; a replay follows its record instead."""
+        limit = self._facts.rounds.bench_after
+        return set() if self._facts.script else {silo for silo, count in self._failures.items() if count >= limit}
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take an event, and return what is to be done, in this order.
+
+        Parameters
+        ----------
+        event
+            What has happened.
+        now
+            When, seconds.
+        """
+        self._out = []
+        match event:
+            case Died(rank):
+                self._remove_dead(rank)
+            case Heard(rank, message):
+                self._take(rank, message)
+            case Asked(stop, scale):
+                self._scale += scale
+                if stop == "now":
+                    self._finish(EndKind.STOP_NOW)
+                elif stop:
+                    self.end_early(STOPPED, "stopped as asked")
+            case TimeIsShort(story):
+                self.end_early(RESUMABLE, story)
+        while self._advance(now):
+            pass
+        if now >= self._beat_at and not isinstance(self.phase, Closed):
+            # to all who live: who of them waits need not be guessed, and who does not finds it later and passes on
+            self._beat_at = now + BEAT * self._facts.rounds.start_window
+            self._out += [Send(rank, Alive()) for rank in sorted(self.members.living)]
+        return self._out
+
+    def end_early(self, ending: Ending, story: str) -> None:
+        """End the job after this round, with a checkpoint to go on from."""
+        if self.ending is None:
+            self._out.append(Warn(f"{story}: the job ends after this round"))
+            self.ending = ending, story
+
+    def awaited(self) -> tuple[str, set[int]]:
+        """Name what it is about, and the living ranks that it waits for."""
+        members, phase = self.members, self.phase
+        match phase:
+            case Gathering():
+                return "waiting for ready ranks", (members.awaited(late_too=phase.second) - members.ready) & members.living
+            case Training():
+                return "training", (set(phase.round.plan.members.workers) - set(phase.round.reports)) & members.living
+            case Reducing():
+                everyone = {*members.servers, *phase.tally.members.workers}
+                return "reduction", (everyone - set(phase.words)) & members.living
+            case Applying():
+                ranks = list(self._facts.layout.server_ranks)
+                return "server step", {rank for shard, rank in enumerate(ranks) if shard not in phase.applied}
+            case Evaluating():
+                workers = set(phase.round.plan.members.workers)
+                return "last evaluation", (workers - set(phase.round.evaluations)) & members.living
+        return "", set()
+
+    # --- what is heard -----------------------------------------------------------------------------------------------
+
+    def _take(self, rank: int, message: AnyMessage) -> None:
+        phase = self.phase
+        under = phase.round if isinstance(phase, Training | Reducing | Applying | Evaluating) else None
+        current = under.plan.round if under else 0
+        match message:
+            case Ready():
+                self.members.heard_ready(rank)
+            case Saved():
+                self._checkpoints.heard(message)
+            case Evaluation() if under and message.round == current:
+                under.evaluations[rank] = message
+            case Reports() if isinstance(phase, Training) and message.round == current:
+                phase.round.reports[rank] = message
+            case Moved() if isinstance(phase, Reducing) and (message.round, message.attempt) == (
+                current,
+                phase.tally.attempt,
+            ):
+                phase.words[rank] = message
+            case Applied() if isinstance(phase, Applying) and message.round == current:
+                phase.applied[message.shard] = message
+        if under and not under.evaluated and set(under.evaluations) >= set(under.plan.members.workers):
+            self._tell_evaluation(under)
+        self._commit()
+
+    def _remove_dead(self, rank: int) -> None:
+        title, keeps = self._facts.layout.title(rank), self._facts.keeps_state and self.members.hosting.silos_of(rank)
+        self._out.append(Warn(f"{title} is dead"))
+        self.members.remove_dead(rank)
+        if isinstance(self.phase, Training):
+            self.phase.round.reports.pop(rank, None)
+        if rank in self.members.servers:
+            self._finish(EndKind.LOST, why=f"{title} is dead")
+        elif keeps:
+            why = f"{title} is dead, and with it the momentum that its silos keep; resume the run"
+            self._finish(EndKind.RESUMABLE, "rank-lost", why)
+
+    def _tell_evaluation(self, under: Underway) -> None:
+        """Tell how the arriving model does, once, with what has been heard of it by now."""
+        if under.evaluated or (under.plan.last and not all(one.arrived for one in under.evaluations.values())):
+            return  # in the second case it is sent again
+        under.evaluated = True
+        self._out.append(Evaluated(dict(under.evaluations)))
+        digest = next((one.model_sha256 for one in under.evaluations.values() if one.model_sha256), "")
+        self._checkpoints.on_record(under.plan.round, digest)
+        self._commit()
+
+    def _commit(self) -> None:
+        if done := self._checkpoints.commit():
+            self._out.append(done)
+
+    # --- what follows: each step returns whether another may ---------------------------------------------------------
+
+    def _advance(self, now: float) -> bool:
+        phase = self.phase
+        timed_out = now >= phase.deadline
+        match phase:
+            case Gathering():
+                return self._gather(phase, now, timed_out=timed_out)
+            case Training():
+                return self._close_training(phase, now, timed_out=timed_out)
+            case Reducing():
+                return self._close_reduction(phase, now, timed_out=timed_out)
+            case Applying():
+                return self._close_step(phase, now, timed_out=timed_out)
+            case Evaluating():
+                return self._close_run(phase, now, timed_out=timed_out)
+        return False
+
+    def _gather(self, phase: Gathering, now: float, *, timed_out: bool) -> bool:
+        members, rounds = self.members, self._facts.rounds
+        if not timed_out and not members.ready >= members.awaited(late_too=phase.second):
+            return False
+        if self._scale:
+            self._rescale()
+            return True
+        for rank in members.give_up_waiting():
+            self._out.append(Warn(f"{self._facts.layout.title(rank)} is not ready: nobody waits for it until it is"))
+        self._out += map(Warn, members.settle_hosts())
+        silos = sorted(members.present()[1] - self.benched)
+        wanted = quorum.start_quorum(rounds.start_quorum, len(self._facts.examples) - len(self.benched))
+        if len(silos) < wanted and not phase.second:  # late ones too get their chance before the job is given up
+            self.phase = Gathering(now + rounds.start_window, second=True)
+            return True
+        if missing := members.servers - members.ready:
+            return self._lose(missing, "are not ready for the next round")
+        if len(silos) < wanted:
+            return self._give_up_waiting(len(silos), wanted)
+        self._open(silos, now)
+        return True
+
+    def _give_up_waiting(self, found: int, wanted: int) -> bool:
+        """End the job because too few silos are ready."""
+        members, window = self.members, self._facts.rounds.start_window
+        if len(self.benched) == len(self._facts.examples):
+            why = f"round {self.number}: no silo is left that may train (rounds.bench_after)"
+            return self._finish(EndKind.VOID, why=why)
+        absent = ", ".join(map(self._facts.layout.title, sorted(members.hosting.hosts - members.ready))) or "no rank"
+        return self._finish(
+            EndKind.RESUMABLE, "start-quorum",
+            f"round {self.number}: {found} silos were ready within rounds.start_window = {window} s, "
+            f"rounds.start_quorum asks for {wanted}; missing: {absent}",
+        )  # fmt: skip
+
+    def _rescale(self) -> None:
+        change, self._scale = self._scale, 0
+        if self._facts.tied:
+            why = "momentum (local.keep_momentum)" if self._facts.keeps_state else "files (roles.near)"
+            self._out.append(Warn(f"not scaled: silos cannot leave their {why}"))
+            return
+        changed = self.members.hosting.scale(change, self.members.ready)
+        self._out.append(Warn(f"scaled by {changed:+d} of {change:+d} workers: now {len(self.members.hosting.hosts)}"))
+
+    def _open(self, silos: list[int], now: float) -> None:
+        """Plan the round, and tell everyone that is ready."""
+        facts, members = self._facts, self.members
+        last = self._is_over()
+        cohort = [] if last else self._draw(silos, self.number)
+        absent = set(range(len(facts.examples))) - members.present()[1]
+        carried = self._checkpoints.carried(absent)
+        due, told = self._checkpoints.due(self.number, last=last, complete=carried is not None)
+        self._out += told
+        plan = planning.make(
+            facts, members, self.number, cohort, carried or (), self._checkpoints.last_round,
+            checkpoint=due, last=last, exit_code=self.ending[0].code if self.ending else 0,
+        )  # fmt: skip
+        savers = [*members.servers, *(plan.members.workers if facts.keeps_state else ())]
+        self._checkpoints.begin(plan, map(facts.layout.title, savers), self.counted, self.voids)
+        upcoming = self._draw(silos, self.number + 1) if facts.foresees and not last and not facts.script else []
+        self._out.append(Opened(plan))
+        self._out += [Send(rank, mine) for rank, mine in planning.handed_out(facts, members, plan, upcoming)]
+        members.ready -= members.servers | set(plan.members.workers)
+        under = Underway(plan, now)
+        self.phase = (Evaluating if last else Training)(under, now + plan.window + GRACE)
+
+    def _is_over(self) -> bool:
+        if self.ending:
+            return True
+        if self._facts.script:
+            return self.number > max(self._facts.script)
+        return self.counted >= self._facts.rounds.count
+
+    def _draw(self, silos: list[int], number: int) -> list[int]:
+        script = self._facts.script
+        return script[number][0] if script else self._facts.draw(silos, number)
+
+    def _close_training(self, phase: Training, now: float, *, timed_out: bool) -> bool:
+        under, plan, members = phase.round, phase.round.plan, self.members
+        missing = (members.living & set(plan.members.workers)) - set(under.reports)
+        early = bool(missing) and self._is_enough(under)
+        if missing and not early and not timed_out:
+            return False
+        if missing and not early:
+            self._note_late(missing, plan.round)
+        for rank in missing:
+            members.late.setdefault(rank, 0)
+        if set(plan.members.workers) - set(under.reports):
+            members.epoch += 1
+        verdict = self._judge(under)
+        script = self._facts.script.get(plan.round)
+        met = verdict.quorum_met and bool(plan.cohort) if script is None else not script[1]
+        self._tell_evaluation(under)
+        self._say_tally(under, verdict, 1, now, now, met=met)
+        return True
+
+    def _is_enough(self, under: Underway) -> bool:
+        rounds = self._facts.rounds
+        if rounds.close == "all" or self._facts.script:
+            return False
+        finished = sum(report.finished for sent in under.reports.values() for report in sent.reports)
+        return finished >= quorum.needed(rounds.update_ratio, len(under.plan.cohort))
+
+    def _judge(self, under: Underway) -> Verdict:
+        return quorum.judge(
+            under.plan.cohort, [sent.reports for sent in under.reports.values()], self._facts.examples,
+            self._facts.weight, self._facts.rounds.update_ratio, self._facts.elements,
+        )  # fmt: skip
+
+    def _say_tally(self, under: Underway, verdict: Verdict, attempt: int, tallied: float, now: float, *, met: bool) -> None:
+        """Tell whose updates count to every rank that heard the plan; those that are late find it when they come."""
+        accepted = set(verdict.accepted)
+        sent = {rank: {report.silo for report in under.reports[rank].reports} for rank in sorted(under.reports)}
+        silos = {rank: mine for rank, found in sent.items() if (mine := tuple(sorted(accepted & found)))}
+        who = Members(tuple(silos), self.members.epoch, self.members.losses)
+        tally = Tally(
+            under.plan.round, attempt, who, tuple(silos.values()), verdict.weights, met, certain=self._facts.certain(who)
+        )
+        self._send_tally(under, tally)
+        deadline = now + under.plan.window + GRACE
+        if not met:
+            self._close_round(Applying(under, tally, verdict, tallied, deadline), now)
+        elif tally.certain:
+            self.phase = Applying(under, tally.as_settled(), verdict, tallied, deadline)
+        else:
+            self.phase = Reducing(under, tally, verdict, tallied, deadline)
+
+    def _send_tally(self, under: Underway, tally: Tally) -> None:
+        self._out.append(Tallied(tally))
+        listeners = self.members.living & {*self.members.servers, *under.plan.members.workers}
+        self._out += [Send(rank, tally) for rank in sorted(listeners)]
+
+    def _close_reduction(self, phase: Reducing, now: float, *, timed_out: bool) -> bool:
+        members, under, tally = self.members, phase.round, phase.tally
+        everyone = members.living & {*members.servers, *tally.members.workers}
+        whole = {rank for rank, word in phase.words.items() if not word.broken} >= members.servers
+        if not whole and not phase.grace:
+            if timed_out or any(word.broken for word in phase.words.values()):
+                # a server's word that comes only now still counts: what is added up in workers' memory is not there twice
+                phase.deadline, phase.grace = now + GRACE, True
+                return True
+            return False
+        if not whole and not set(phase.words) >= everyone and not timed_out:
+            return False
+        broken = any(word.broken for word in phase.words.values())
+        members.epoch += broken
+        if unsound := next((word.unsound for word in phase.words.values() if word.unsound), ""):
+            verdict = quorum.Verdict((), (), dict.fromkeys(tally.accepted, unsound), quorum_met=False)
+            self._say_tally(under, verdict, tally.attempt + 1, phase.tallied, now, met=False)
+            return True
+        if whole:
+            settled = tally.as_settled()
+            self._send_tally(under, settled)
+            deadline = now + under.plan.window + GRACE
+            self.phase = Applying(under, settled, phase.verdict, phase.tallied, deadline)
+            return True
+        return self._tally_again(phase, everyone - set(phase.words), now)
+
+    def _tally_again(self, phase: Reducing, silent: set[int], now: float) -> bool:
+        """Tally without the members that were lost in the reduction: nothing has moved yet."""
+        members, under, tally = self.members, phase.round, phase.tally
+        members.epoch += 1
+        if lost := silent & members.servers:
+            return self._lose(lost, "did not answer after the reduction")
+        if tally.attempt > len(tally.members.workers):
+            why = f"round {tally.round}: the reduction broke {tally.attempt} times; resume the run"
+            return self._finish(EndKind.RESUMABLE, "rank-lost", why)
+        self._note_late(silent, tally.round)
+        under.reports = {rank: sent for rank, sent in under.reports.items() if rank in members.living & set(phase.words)}
+        verdict = self._judge(under)
+        self._say_tally(under, verdict, tally.attempt + 1, phase.tallied, now, met=verdict.quorum_met)
+        return True
+
+    def _close_step(self, phase: Applying, now: float, *, timed_out: bool) -> bool:
+        ranks = list(self._facts.layout.server_ranks)
+        if len(phase.applied) == len(ranks):
+            if not all(message.finite for message in phase.applied.values()):
+                why = f"round {self.number}: the global model is no longer finite after the servers' step"
+                return self._finish(EndKind.NOT_FINITE, why=why)
+            self._close_round(phase, now)
+            return True
+        missing = {ranks[shard] for shard in set(range(len(ranks))) - set(phase.applied)}
+        return timed_out and self._lose(missing, "did not apply the update")
+
+    def _close_round(self, phase: Applying, now: float) -> None:
+        under, tally, rounds = phase.round, phase.tally, self._facts.rounds
+        self._out.append(RoundClosed(
+            under.plan, tally, phase.verdict, under.reports, under.evaluations, phase.applied, under.began, phase.tallied
+        ))  # fmt: skip
+        if tally.settled:
+            self._checkpoints.moved(tally.accepted, under.plan.round)
+        self.number += 1
+        self.voids = 0 if tally.quorum_met else self.voids + 1
+        self.counted += tally.quorum_met or rounds.count_void
+        self._count_failures(phase)
+        self.phase = Gathering(now + rounds.start_window)
+        if self.voids >= rounds.max_void and not self._facts.script:
+            self._finish(EndKind.VOID, why=f"{self.voids} void rounds in a row (rounds.max_void)")
+
+    def _count_failures(self, phase: Applying) -> None:
+        reports = {report.silo: report for sent in phase.round.reports.values() for report in sent.reports}
+        failed = {silo for silo in phase.verdict.refused if quorum.own_fault(reports.get(silo))}
+        before, limit = self.benched, self._facts.rounds.bench_after
+        self._failures = quorum.count_failures(
+            self._failures, phase.round.plan.cohort, set(phase.verdict.refused), failed, limit
+        )
+        for silo in sorted(self.benched - before):
+            self._out.append(Warn(f"silo {silo} failed in {self._failures[silo]} rounds in a row and trains no more"))
+
+    def _close_run(self, phase: Evaluating, now: float, *, timed_out: bool) -> bool:
+        under, members = phase.round, self.members
+        workers = set(under.plan.members.workers)
+        if not under.evaluated:
+            if not set(under.evaluations) >= members.living & workers and not timed_out:
+                return False
+            return self._plan_the_end_again(under, now)
+        if self._checkpoints.pending:
+            why = "the last model was not saved in time; resume the run"
+            return timed_out and self._finish(EndKind.RESUMABLE, "rank-silent", why)
+        return self._finish(EndKind.OVER, code=under.plan.exit_code)
+
+    def _plan_the_end_again(self, under: Underway, now: float) -> bool:
+        """Send the last model again, without who was lost before it had been evaluated everywhere."""
+        self._replans += 1
+        if self._replans > len(self._facts.layout.worker_ranks) + 1:
+            why = f"the last model did not arrive in {self._replans - 1} attempts; resume the run"
+            return self._finish(EndKind.RESUMABLE, "rank-silent", why)
+        members = self.members
+        workers = members.living & set(under.plan.members.workers)
+        self._note_late(workers - set(under.evaluations), under.plan.round)
+        members.epoch += 1
+        self._out.append(Again())
+        self._out += [Send(rank, Replan(under.plan.round)) for rank in sorted(workers | (members.living & members.servers))]
+        self.phase = Gathering(now + self._facts.rounds.start_window)
+        return True
+
+    # --- losses and the end --------------------------------------------------------------------------------------------
+
+    def _note_late(self, ranks: Iterable[int], number: int) -> None:
+        """Count the windows that these ranks missed in a row, and expel who has missed too many."""
+        missing = sorted(ranks)
+        expelled = self.members.miss(missing)
+        for rank in missing:
+            title = self._facts.layout.title(rank)
+            self._out.append(Warn(f"round {number}: nothing of {title} in time"))
+            if rank in expelled:
+                self._out.append(Warn(f"{title} missed {self.members.late[rank]} windows in a row and is expelled"))
+                self._out.append(Expel(rank, self.members.beside(rank)))
+
+    def _lose(self, servers: Iterable[int], why: str) -> bool:
+        """Go on without servers that live but do not answer, where the survivors can."""
+        ranks = tuple(sorted(servers))
+        story = f"{', '.join(map(self._facts.layout.title, ranks))} {why}"
+        if not self._facts.survives:
+            return self._finish(EndKind.RESUMABLE, "rank-lost", f"{story}; resume the run")
+        self._out.append(Warn(story))
+        return self._finish(EndKind.LOST, why=story, suspects=ranks)
+
+    def _finish(
+        self,
+        kind: EndKind,
+        error: str = "",
+        why: str = "",
+        code: int = 0,
+        suspects: tuple[int, ...] = (),
+    ) -> bool:
+        if not isinstance(self.phase, Closed):
+            self._out.append(Finished(kind, error, why, code, suspects, self._silent()))
+        self.phase = Closed()
+        return False
+
+    def _silent(self) -> tuple[int, ...]:
+        """Return the living ranks that are late as the run ends: they have stopped, perhaps."""
+        return tuple(sorted(set(self.members.late) & self.members.living))

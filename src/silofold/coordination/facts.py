@@ -1,0 +1,95 @@
+"""What the coordinator knows of a job before its first event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from silofold.config import Rounds
+    from silofold.messages import Members
+    from silofold.topology import Layout
+
+GRACE = 2.0
+"""Seconds beyond a window for messages that were sent within it."""
+BEAT = 0.25
+"""Share of the start window after which every rank hears that the scheduler is alive."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is there: its round, and the sha256 of each of its files."""
+
+    round: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The job as the coordinator sees it.
+
+    Attributes
+    ----------
+    layout
+        Roles of the ranks.
+    nodes
+        Node of each rank.
+    rounds
+        Windows, quorums and limits.
+    examples
+        Training examples of each silo.
+    hosted
+        Silos of each worker as the run begins.
+    elements
+        Length of the model's vector.
+    survives
+        Whether the survivors of a rank's death can go on.
+    tied
+        Whether silos cannot move to another worker.
+    keeps_state
+        Whether silos keep a state that dies with its worker.
+    deals
+        Whether a cohort is dealt out anew each round, whoever hosts its silos.
+    foresees
+        Whether workers read silos when they need them, so that the next round's are told ahead.
+    weight
+        The strategy's weight for a number of examples.
+    draw
+        Draws the cohort of a round, by its number, among silos that are ready.
+    certain
+        Whether the sums of these members cannot fail on their way.
+    script
+        Of a replay: round → accepted silos, and whether it was void.
+    state_file
+        Names the file of a silo's kept state in a checkpoint.
+    start_round, counted, voids
+        Where the rounds begin.
+    failures
+        Failures in a row of each silo so far.
+    saved
+        The checkpoint that the run goes on from.
+    """
+
+    layout: Layout
+    nodes: Sequence[str]
+    rounds: Rounds
+    examples: Sequence[int]
+    hosted: Mapping[int, tuple[int, ...]]
+    elements: int
+    survives: bool
+    tied: bool
+    keeps_state: bool
+    deals: bool
+    foresees: bool
+    weight: Callable[[int], int]
+    draw: Callable[[list[int], int], list[int]]
+    certain: Callable[[Members], bool]
+    script: Mapping[int, tuple[list[int], bool]]
+    state_file: Callable[[int], str]
+    start_round: int = 1
+    counted: int = 0
+    voids: int = 0
+    failures: Mapping[int, int] = field(default_factory=dict)
+    saved: Saved | None = None

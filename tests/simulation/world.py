@@ -1,0 +1,271 @@
+"""A made-up cluster: a virtual clock, messages, collectives, deaths and pauses, all drawn from one seed."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import heapq
+import random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from silofold import config, topology
+from silofold.coordination.events import Died, Heard
+from silofold.coordination.facts import GRACE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from silofold.coordination.events import Event
+    from silofold.messages import AnyMessage, Members, Tally
+
+STEPS = 200_000
+"""Things that may happen in one job before it is taken for endless."""
+
+
+class Violation(Exception):  # noqa: N818  (what the simulation looks for)
+    """Something happened that must never happen."""
+
+
+class Fault(NamedTuple):
+    """An accident that is planned."""
+
+    what: str
+    rank: int
+    at: float
+    seconds: float
+
+
+class Plan(NamedTuple):
+    """What a seed means: a job and its accidents."""
+
+    layout: topology.Layout
+    settings: config.Settings
+    examples: tuple[int, ...]
+    nodes: tuple[str, ...]
+    survives: bool
+    shared: bool
+    tied: bool
+    faults: tuple[Fault, ...]
+    slow: dict[int, float]
+    fails: dict[int, float]
+
+    @property
+    def only_one_dead_worker(self) -> bool:
+        """Whether all that happens is that one worker of several dies, at the default settings but for the windows."""
+        return (
+            self.survives and not self.tied and not self.slow and not self.fails
+            and [fault.what for fault in self.faults] == ["kill"]
+            and self.layout.role(self.faults[0].rank)[0] == "worker" and len(self.layout.worker_ranks) > 1
+        )  # fmt: skip
+
+
+def draw(seed: int, *, one_dead_worker: bool = False) -> Plan:
+    """Draw a job and its accidents."""
+    rng = random.Random(seed)  # noqa: S311  (no secret)
+    defaults = one_dead_worker or rng.random() < 0.4
+    servers, workers = rng.randint(1, 3), rng.randint(2 if one_dead_worker else 1, 5)
+    standby = rng.choice([0, 0, 1])
+    layout = topology.Layout(1 + servers + standby + workers, servers, standby)
+    shared = rng.random() < 0.3
+    nodes = ("a",) * layout.size if shared or rng.random() < 0.5 else tuple(rng.choice("ab") for _ in range(layout.size))
+    chosen = [
+        f"rounds.count={rng.randint(1, 5)}", f"rounds.start_window={rng.choice([5.0, 20.0])}",
+        f"rounds.update_window={rng.choice([6.0, 30.0])}", f"rounds.checkpoint_every={rng.choice([0, 1, 2])}",
+    ]  # fmt: skip
+    if not defaults:
+        chosen += [
+            f"rounds.update_ratio={rng.choice([1.0, 0.5, 0.3])}", f"rounds.start_quorum={rng.choice([1.0, 0.5, 1])}",
+            f'rounds.close="{rng.choice(["all", "all", "quorum"])}"', "rounds.bench_after=3",
+        ]  # fmt: skip
+    settings = config.parse("", "simulation", chosen)
+    survives = one_dead_worker or rng.random() < 0.7
+    faults = [_accident(rng, layout, survives=survives) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
+    if one_dead_worker:
+        faults = [Fault("kill", rng.choice(layout.worker_ranks), rng.expovariate(1 / 8), 0.0)]
+    others = list(range(1, layout.size))
+    slow = {} if one_dead_worker or rng.random() > 0.3 else {k: rng.choice([0.1, 0.5, 1, 1, 1, 12, 40]) for k in others}
+    fails = {} if one_dead_worker or rng.random() > 0.3 else {k: rng.random() * 0.5 for k in others}
+    silos = rng.randint(workers, 8)
+    examples = tuple(rng.randint(5, 50) for _ in range(silos))
+    tied = not one_dead_worker and rng.random() < 0.1
+    return Plan(layout, settings, examples, nodes, survives, shared, tied, tuple(faults), slow, fails)
+
+
+def _accident(rng: random.Random, layout: topology.Layout, *, survives: bool) -> Fault:
+    what = rng.choice(["kill", "stop", "pause", "pause"])
+    if what == "kill" and not survives:
+        what = "pause"
+    seconds = rng.choice([1, 4, 8, 20, 60]) if what == "pause" else 1e9
+    return Fault(what, rng.randrange(1, layout.size), rng.expovariate(1 / 8), seconds)
+
+
+class World:
+    """The cluster in which a plan comes true, as rank 0 sees it.
+
+    Parameters
+    ----------
+    seed
+        All that is drawn while the job runs follows from it.
+    plan
+        The job and its accidents.
+    """
+
+    def __init__(self, seed: int, plan: Plan) -> None:
+        self.rng = random.Random(f"{seed} runs")  # noqa: S311  (no secret)
+        self.plan, self.layout = plan, plan.layout
+        self.now, self._heap, self._count, self._steps = 0.0, list[tuple[float, int, Any]](), 0, 0
+        self._order: dict[tuple[int, int], float] = {}
+        self.inbox: collections.deque[Event] = collections.deque()
+        self.dead: set[int] = set()
+        self.ranks: dict[int, Any] = {}
+        self.collectives: dict[tuple[Any, ...], Collective] = {}
+        self.log: list[tuple[Any, ...]] = []
+        self.settled: dict[int, tuple[Any, ...]] = {}
+        self.moved: dict[int, dict[int, tuple[Any, ...]]] = collections.defaultdict(dict)
+        self.ended_by_us: set[int] = set()
+
+    def begin(self, ranks: dict[int, Any]) -> None:
+        """Let the ranks start, and plan the accidents."""
+        self.ranks = ranks
+        for fault in self.plan.faults:
+            self.at(fault.at, functools.partial(self._strike, fault))
+
+    def _strike(self, fault: Fault) -> None:
+        if fault.what == "kill":
+            self.kill(fault.rank)
+        else:
+            self.note("pauses", self.layout.title(fault.rank), fault.seconds)
+            self.ranks[fault.rank].pause(fault.seconds)
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        """Let something happen at an instant."""
+        self._count += 1
+        heapq.heappush(self._heap, (when, self._count, action))
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Let something happen in so many seconds."""
+        self.at(self.now + seconds, action)
+
+    def note(self, *what: Any) -> None:
+        """Write down what happens, for who reads a violation."""
+        self.log.append((round(self.now, 3), *what))
+
+    def kill(self, rank: int) -> None:
+        """End a rank; the others hear of it a little later."""
+        victim = self.ranks[rank]
+        if victim.alive:
+            self.note("dies", self.layout.title(rank))
+            victim.alive = False
+            self.after(self.rng.uniform(0.001, 0.05), lambda: self._told_dead(rank))
+
+    def _told_dead(self, rank: int) -> None:
+        self.dead.add(rank)
+        self.inbox.append(Died(rank))
+        for collective in list(self.collectives.values()):
+            collective.lose(rank)
+
+    def send(self, source: int, to: int, message: AnyMessage) -> None:
+        """Deliver a message: messages of one pair stay in their order."""
+        when = self.now + self.rng.choice([1e-4, 1e-3, 0.02, 0.3])
+        when = self._order[source, to] = max(when, self._order.get((source, to), 0.0) + 1e-6)
+        if to:
+            self.at(when, lambda: self.ranks[to].receive(message))
+        else:
+            self.at(when, lambda: None if source in self.dead else self.inbox.append(Heard(source, message)))
+
+    def hear(self, deadline: float) -> Event | None:
+        """Let time pass until rank 0 hears something, or until the deadline."""
+        while not self.inbox:
+            self._steps += 1
+            if self._steps > STEPS:
+                raise Violation("the job does not end")
+            if not self._heap or self._heap[0][0] > deadline:
+                self.now = max(self.now, deadline)
+                return None
+            self.now, _, action = heapq.heappop(self._heap)
+            action()
+        return self.inbox.popleft()
+
+    # --- what must hold of what rank 0 says ------------------------------------------------------------------------
+
+    def check_tally(self, tally: Tally) -> None:
+        """Look at a tally that is sent."""
+        before = self.settled.get(tally.round)
+        if before is not None and (not tally.settled or before != (tally.attempt, tally.silos)):
+            raise Violation(f"round {tally.round}: another tally after a settled one")
+        if tally.settled:
+            self.settled[tally.round] = (tally.attempt, tally.silos)
+        if len(tally.accepted) != len(set(tally.accepted)):
+            raise Violation(f"a silo counts twice in {tally}")
+        if tally.quorum_met and list(tally.weights) != [self.plan.examples[silo] for silo in tally.accepted]:
+            raise Violation(f"weights do not fit the silos in {tally}")
+
+    def check_move(self, shard: int, tally: Tally, attempt: int | None) -> None:
+        """Look at a server that moves its shard."""
+        if not tally.quorum_met:
+            raise Violation(f"round {tally.round} is void, and shard {shard} moves")
+        if attempt != tally.attempt:
+            raise Violation(f"shard {shard} is told to move by attempt {tally.attempt} and has the sum of {attempt}")
+        if shard in self.moved[tally.round]:
+            raise Violation(f"shard {shard} moves twice in round {tally.round}")
+        self.moved[tally.round][shard] = (tally.members.workers, tally.silos, tally.weights)
+        if len(set(self.moved[tally.round].values())) > 1:
+            raise Violation(f"round {tally.round}: shards moved by different sums {self.moved[tally.round]}")
+
+    def collectives_of(self, rank: int, kind: str, number: int, members: Members, attempt: int = 0) -> list[Collective]:
+        """Return the collectives that a rank takes part in: one a shard, of its server and the workers."""
+        if self.plan.shared:
+            return []
+        found = []
+        for server in self.layout.server_ranks:
+            if rank == server or rank not in self.layout.server_ranks:
+                key = (kind, number, attempt, members.epoch, members.workers, server)
+                found.append(self.collectives.setdefault(key, Collective(self, {server, *members.workers})))
+        return found
+
+    def silence(self) -> float:
+        """Seconds without a word of rank 0 after which a rank gives it up."""
+        return self.plan.settings.rounds.start_window + GRACE
+
+
+class Collective:
+    """A broadcast or reduction: each member is done at an instant of its own, or it breaks, for some or for all."""
+
+    def __init__(self, world: World, ranks: set[int]) -> None:
+        self._world, self._ranks = world, ranks
+        self._entered: dict[int, Callable[[str], None]] = {}
+        self._over: set[int] = set()
+        self._revoked = False
+
+    def enter(self, rank: int, window: float, wake: Callable[[str], None]) -> None:
+        """Take part; `wake` is told what broke it, or nothing."""
+        world = self._world
+        self._entered[rank] = wake
+        if self._revoked or (world.plan.survives and self._ranks & world.dead):
+            self._end(rank, "a member is dead")
+            return
+        world.after(window, lambda: self._time_out(rank))
+        if set(self._entered) >= self._ranks:
+            for member in sorted(self._ranks):
+                world.after(world.rng.uniform(0, 0.2), functools.partial(self._end, member, ""))
+
+    def lose(self, rank: int) -> None:
+        """Break where the library tells of deaths."""
+        if rank in self._ranks and not self._revoked:
+            self._revoke()
+
+    def _time_out(self, rank: int) -> None:
+        if rank not in self._over:
+            self._end(rank, "the window is over")
+            self._revoke()
+
+    def _revoke(self) -> None:
+        if self._world.plan.survives:
+            self._revoked = True
+            for member in sorted(set(self._entered) - self._over):
+                self._world.after(self._world.rng.uniform(0, 0.1), functools.partial(self._end, member, "revoked"))
+
+    def _end(self, rank: int, broken: str) -> None:
+        if rank not in self._over and not (self._revoked and not broken):
+            self._over.add(rank)
+            self._entered[rank](broken)

@@ -1,0 +1,270 @@
+"""The coordinator, event by event: no rank, no clock, no file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from silofold import config, topology
+from silofold.coordination.coordinator import Coordinator
+from silofold.coordination.events import (
+    Again,
+    Asked,
+    CommitCheckpoint,
+    Died,
+    EndKind,
+    Expel,
+    Finished,
+    Heard,
+    Opened,
+    RoundClosed,
+    Send,
+    Tallied,
+    Tick,
+    TimeIsShort,
+)  # fmt: skip
+from silofold.coordination.facts import GRACE, Facts
+from silofold.coordination.phases import Applying, Evaluating, Gathering, Reducing, Training
+from silofold.core.endings import STOPPED
+from silofold.messages import (
+    Alive,
+    Applied,
+    Evaluation,
+    Moved,
+    Plan,
+    Ready,
+    Replan,
+    Report,
+    Reports,
+    Saved,
+    SavedFile,
+    Tally,
+)  # fmt: skip
+
+ELEMENTS = 100
+EXAMPLES = (10, 20, 30)
+SERVER, WORKERS = 1, (2, 3, 4)
+
+
+def facts(*settings: str, **changes: Any) -> Facts:
+    rounds = config.parse(
+        "", "test", ["rounds.count=2", "rounds.start_window=5", "rounds.update_window=60", *settings]
+    ).rounds
+    layout = topology.Layout(5, 1)
+    given = Facts(
+        layout=layout, nodes=("a",) * 5, rounds=rounds, examples=EXAMPLES, hosted={2: (0,), 3: (1,), 4: (2,)},
+        elements=ELEMENTS, survives=True, tied=False, keeps_state=False, deals=False, foresees=False,
+        weight=lambda examples: examples, draw=lambda silos, _: silos, certain=lambda _: False, script={},
+        state_file=lambda silo: f"silo_{silo}.h5",
+    )  # fmt: skip
+    return dataclasses.replace(given, **changes)
+
+
+class Played:
+    """A coordinator, and what it has said so far."""
+
+    def __init__(self, given: Facts) -> None:
+        self.machine, self.now, self.said = Coordinator(given, 0.0), 0.0, list[Any]()
+
+    def __call__(self, event: Any, after: float = 0.0) -> list[Any]:
+        self.now += after
+        actions = self.machine.handle(event, self.now)
+        self.said += actions
+        return actions
+
+    def ready(self, *ranks: int) -> list[Any]:
+        return [action for rank in ranks for action in self(Heard(rank, Ready("")))]
+
+    def report(self, rank: int, silos: tuple[int, ...], **changes: Any) -> list[Any]:
+        reports = tuple(
+            Report(silo, EXAMPLES[silo], 1, 1, 1.0, 1, 0.1, finished=True, elements=ELEMENTS) for silo in silos
+        )  # fmt: skip
+        number = changes.get("round", self.machine.number)
+        return self(Heard(rank, Reports(number, 0.1, reports)))
+
+    def evaluate(self, rank: int, *, arrived: bool = True) -> list[Any]:
+        digest = "d" if arrived and rank == min(WORKERS) else ""
+        return self(Heard(rank, Evaluation(self.machine.number, digest, 0.1, 0.1, (), arrived=arrived)))
+
+    def whole_round(self) -> None:
+        """Everyone is there, and all goes well."""
+        self.ready(SERVER, *WORKERS)
+        number = self.machine.number
+        for rank, silo in zip(WORKERS, range(3), strict=True):
+            self.evaluate(rank)
+            self.report(rank, (silo,))
+        self(Heard(SERVER, Saved(number - 1, "server_0", (SavedFile("shard_0.h5", "x"),), 0.1)))
+        self(Heard(SERVER, Moved(number, 1)))
+        self(Heard(SERVER, Applied(number, 0, "x", 0.1, 0.1)))
+
+    def to(self, rank: int, kind: type) -> list[Any]:
+        return [a.message for a in self.said if isinstance(a, Send) and a.to == rank and isinstance(a.message, kind)]
+
+
+def only(actions: list[Any], kind: type) -> Any:
+    (found,) = [action for action in actions if isinstance(action, kind)]
+    return found
+
+
+def test_a_whole_run() -> None:
+    play = Played(facts())
+    play.whole_round()
+    play.whole_round()
+    play.ready(SERVER, *WORKERS)
+    assert isinstance(play.machine.phase, Evaluating)
+    for rank in WORKERS:
+        play.evaluate(rank)
+    play(Heard(SERVER, Saved(2, "server_0", (SavedFile("shard_0.h5", "x"),), 0.1)))
+    assert only(play.said, Finished).kind is EndKind.OVER
+    assert [one.round for one in play.said if isinstance(one, CommitCheckpoint)] == [1, 2]
+    assert [one.plan.round for one in play.said if isinstance(one, RoundClosed)] == [1, 2]
+    assert [plan.hosted for plan in play.to(2, Plan)] == [(0,)] * 3
+    assert play.machine.handle(Tick(), play.now + 1e6) == []
+
+
+def test_a_death_between_rounds_at_the_default_quorum_moves_the_silos_at_once() -> None:
+    play = Played(facts())
+    play.whole_round()
+    play.ready(SERVER, 2, 3)
+    actions = play(Died(4))
+    assert only(actions, Opened).plan.cohort == (0, 1, 2)
+    assert sorted(silo for rank in (2, 3) for silo in play.to(rank, Plan)[-1].hosted) == [0, 1, 2]
+
+
+def test_a_death_while_training_makes_the_round_void_and_no_more() -> None:
+    play = Played(facts())
+    play.ready(SERVER, *WORKERS)
+    play.report(2, (0,))
+    play.report(3, (1,))
+    actions = play(Died(4))
+    assert only(actions, Tallied).tally.quorum_met is False
+    assert only(actions, RoundClosed).verdict.refused == {2: "no report within the update window"}
+    play.ready(SERVER, 2, 3)
+    assert isinstance(play.machine.phase, Training)
+    assert play.machine.number == 2
+
+
+def test_a_stopped_worker_costs_its_window_and_gets_its_silos_back() -> None:
+    play = Played(facts())
+    play.ready(SERVER, *WORKERS)
+    play.report(2, (0,))
+    play.report(3, (1,))
+    actions = play(Tick(), 60 + GRACE)
+    assert only(actions, RoundClosed).tally.quorum_met is False
+    play.ready(SERVER, 2, 3)
+    assert sorted(silo for rank in (2, 3) for silo in play.to(rank, Plan)[-1].hosted) == [0, 1, 2]
+    play.ready(4)  # it is back, in the middle of the round
+    for rank in (2, 3):
+        play.report(rank, play.to(rank, Plan)[-1].dealt)
+    play(Heard(SERVER, Moved(2, 1)))
+    play(Heard(SERVER, Applied(2, 0, "x", 0.1, 0.1)))
+    play.ready(SERVER, 2, 3)
+    assert [play.to(rank, Plan)[-1].hosted for rank in WORKERS] == [(0,), (1,), (2,)]
+
+
+def test_a_stopped_worker_whose_silos_are_tied_ends_the_job_resumably() -> None:
+    play = Played(facts(tied=True, keeps_state=True))
+    play.ready(SERVER, *WORKERS)
+    play.report(2, (0,))
+    play.report(3, (1,))
+    play(Tick(), 60 + GRACE)
+    play.ready(SERVER, 2, 3)
+    assert isinstance(play.machine.phase, Gathering)
+    actions = play(Tick(), 5)
+    assert (only(actions, Finished).kind, only(actions, Finished).error) == (EndKind.RESUMABLE, "start-quorum")
+
+
+def test_every_living_rank_hears_that_the_scheduler_lives() -> None:
+    play = Played(facts())
+    play.ready(SERVER, *WORKERS)
+    play(Died(4))
+    for _ in range(3):
+        play(Tick(), 5 / 4)
+    assert all(len(play.to(rank, Alive)) >= 3 for rank in (SERVER, 2, 3))
+
+
+def test_a_death_in_the_last_broadcast_sends_the_model_again() -> None:
+    play = Played(facts("rounds.count=1"))
+    play.whole_round()
+    play.ready(SERVER, *WORKERS)
+    play(Died(2))
+    play.evaluate(3, arrived=False)
+    actions = play.evaluate(4, arrived=False)
+    assert only(actions, Again)
+    assert [len(play.to(rank, Replan)) for rank in (SERVER, 3, 4)] == [1, 1, 1]
+    play.ready(SERVER, 3, 4)
+    assert sorted(silo for rank in (3, 4) for silo in play.to(rank, Plan)[-1].hosted) == [0, 1, 2]
+    assert play.to(3, Plan)[-1].members.epoch > play.to(3, Plan)[-2].members.epoch
+    play(Heard(3, Evaluation(2, "d", 0.1, 0.1, ())))
+    play(Heard(4, Evaluation(2, "d", 0.1, 0.1, ())))
+    play(Heard(SERVER, Saved(1, "server_0", (SavedFile("shard_0.h5", "x"),), 0.1)))
+    assert only(play.said, Finished).kind is EndKind.OVER
+    assert [one.round for one in play.said if isinstance(one, CommitCheckpoint)] == [1]
+
+
+def test_a_worker_that_is_lost_in_the_reduction_is_tallied_without() -> None:
+    play = Played(facts("rounds.update_ratio=0.5"))
+    play.ready(SERVER, *WORKERS)
+    for rank, silo in zip(WORKERS, range(3), strict=True):
+        play.report(rank, (silo,))
+    assert isinstance(play.machine.phase, Reducing)
+    play(Died(4))
+    for rank in (SERVER, 2, 3):
+        play(Heard(rank, Moved(1, 1, "revoked")))
+    tally = play.to(2, Tally)[-1]
+    assert (tally.attempt, tally.accepted, tally.settled) == (2, (0, 1), False)
+    play(Heard(SERVER, Moved(1, 2)))
+    assert play.to(2, Tally)[-1].settled
+    assert isinstance(play.machine.phase, Applying)
+
+
+@pytest.mark.parametrize("survives", [True, False])
+def test_a_server_that_does_not_answer_is_lost(*, survives: bool) -> None:
+    play = Played(facts(survives=survives))
+    play.ready(*WORKERS)
+    actions = play(Tick(), 5)
+    found = only(actions, Finished)
+    assert found.kind is (EndKind.LOST if survives else EndKind.RESUMABLE)
+    assert found.suspects == ((SERVER,) if survives else ())
+
+
+def test_unsound_sums_make_the_round_void() -> None:
+    play = Played(facts())
+    play.ready(SERVER, *WORKERS)
+    for rank, silo in zip(WORKERS, range(3), strict=True):
+        play.report(rank, (silo,))
+    actions = play(Heard(SERVER, Moved(1, 1, "", "server 0 received numbers that are not finite")))
+    assert only(actions, RoundClosed).tally.quorum_met is False
+
+
+def test_void_rounds_in_a_row_end_the_job() -> None:
+    play = Played(facts("rounds.max_void=2"))
+    for _ in range(2):
+        play.ready(SERVER, *WORKERS)
+        for rank in WORKERS:
+            play.report(rank, ())
+    assert only(play.said, Finished).kind is EndKind.VOID
+
+
+def test_who_misses_too_many_windows_is_expelled() -> None:
+    play = Played(facts("rounds.update_ratio=0.5", "rounds.start_quorum=0.5", "rounds.bench_after=1"))
+    play.ready(SERVER, *WORKERS)
+    play.report(2, (0,))
+    play.report(3, (1,))
+    assert only(play(Tick(), 60 + GRACE), Expel) == Expel(4, (1, 2, 3))
+
+
+def test_what_the_user_asks_for() -> None:
+    play = Played(facts())
+    play.whole_round()
+    play(Asked("round"))
+    play.ready(SERVER, *WORKERS)
+    assert only(play.said[-9:], Opened).plan.last
+    assert play.machine.ending == (STOPPED, "stopped as asked")
+    assert only(play(Asked("now")), Finished).kind is EndKind.STOP_NOW
+    short = Played(facts())
+    short(TimeIsShort("saved"))
+    short.ready(SERVER, *WORKERS)
+    assert (only(short.said, Opened).plan.last, only(short.said, Opened).plan.exit_code) == (True, 75)
