@@ -23,6 +23,7 @@ from silofold.messages import (
     Plan,
     Ready,
     Regroup,
+    Replan,
     Report,
     Reports,
     Saved,
@@ -62,6 +63,7 @@ EACH: list[AnyMessage] = [
     Regroup((0, 2), (1,)),
     Expel(3),
     Over(75, troubled=True),
+    Replan(4),
     Broken("model-raised", "what and where"),
     Gone(),
 ]  # fmt: skip
