@@ -67,8 +67,13 @@ def processes(out: Path) -> list[int]:
 
 
 def ranks(out: Path) -> list[int]:
-    """Find those that are ranks, not mpirun."""
-    return sorted(pid for pid, words in _commands(out).items() if words[1:3] == [b"-m", b"silofold"])
+    """Find those that are ranks, not mpirun or who started it."""
+    return sorted(pid for pid, words in _commands(out).items() if _is_rank(words))
+
+
+def _is_rank(words: list[bytes]) -> bool:
+    given = [word for word in words[1:5] if word != b"-P"]
+    return given[:2] == [b"-m", b"silofold"] and given[2:3] in ([b"train"], [b"replay"])
 
 
 def _commands(out: Path) -> dict[int, list[bytes]]:
