@@ -51,7 +51,7 @@ PLUGIN_FOLDERS = (
 OWNERS = {
     "mpi4py": ("silofold.comm",),
     "torch": ("silofold.training", "silofold.roles.worker", "silofold.roles.total"),
-    "h5py": ("silofold.data", "silofold.record"),
+    "h5py": ("silofold.core.hdf5", "silofold.data.look", "silofold.data.writer"),
     "PIL": ("silofold.data",),
     "rich": ("silofold.launch",),
     "tensorboard": ("silofold.record.sinks.tensorboard",),
@@ -173,7 +173,8 @@ def library_faults(module: str, tree: ast.Module) -> Iterator[str]:
             yield f"{module} imports {library}: not a library of silofold"
         if not any(within(module, owner) for owner in OWNERS.get(library, ("silofold",))):
             yield f"{module} imports {library}, which belongs to {OWNERS[library]}"
-        if (layer == 0 or department in {"aggregation", "evaluation"}) and library not in {"numpy", "msgspec"}:
+        alone = (layer == 0 and module not in OWNERS.get(library, ())) or department in {"aggregation", "evaluation"}
+        if alone and library not in {"numpy", "msgspec"}:
             yield f"{module} imports {library}: words, aggregation and evaluation know numpy and msgspec alone"
 
 

@@ -50,9 +50,6 @@ from silofold.messages import Broken, Over, Regroup, Summary, sha256
 from silofold.record import checkpoint, control, history, log, rundir, surroundings, whole
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
-from silofold.roles.recorder import Recorder
-from silofold.roles.scheduler import Scheduler
-from silofold.roles.server import Server
 from silofold.roles.shelf import Shelf
 from silofold.round import play
 
@@ -61,6 +58,7 @@ if TYPE_CHECKING:
 
     from silofold.comm.world import World
     from silofold.core.endings import Ending
+    from silofold.roles.scheduler import Scheduler
     from silofold.roles.worker import SiloSplit, Worker
     from silofold.round import Role
     from silofold.training.flat import FlatModel
@@ -172,15 +170,16 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
     world, (role, job, fabrics) = _begin(world, request)
     planned = faults.planned(job.layout.title(world.rank)) if generation == 1 else []
     played = cast("Role", faults.Rigged(role, planned, job.start_round)) if planned else role
+    scheduler = _scheduler(world, role)
     try:
         code = _rounds(world, played, job, fabrics)
-        if isinstance(role, Scheduler):
-            _close(role, job)
-            role.dismiss(code)
+        if scheduler:
+            _close(scheduler, job)
+            scheduler.dismiss(code)
         worlds.finish(world, code)
     except StopNow:
-        if isinstance(role, Scheduler):
-            role.close("stopped at once, as asked", STOPPED)
+        if scheduler:
+            scheduler.close("stopped at once, as asked", STOPPED)
         sys.stdout.write(f"stopped at once, as asked; go on with --resume {job.folder.path}\n")
         world.abort(RESUMABLE.code)  # with 0, Open MPI takes it for the end of one rank alone
     except RankLost as loss:
@@ -193,6 +192,10 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
         return world, replace(request, recipe=None, resume=True, out=job.folder.path, overrides=overrides)
 
 
+def _scheduler(world: World, role: Role) -> Scheduler | None:
+    return cast("Scheduler", role) if world.rank == topology.SCHEDULER else None
+
+
 def _without(loss: RankLost, role: Role, job: Job, world: World, request: Request) -> Regroup:
     """Find the survivors, who go on as if the job had been started anew, but at once."""
     if request.replay:
@@ -200,8 +203,8 @@ def _without(loss: RankLost, role: Role, job: Job, world: World, request: Reques
     if job.folder.done.exists():  # lost after its last word
         worlds.finish(world, 0)
     logger.warning("%s: going on from the newest checkpoint", loss)
-    if isinstance(role, Scheduler):
-        role.close()
+    if scheduler := _scheduler(world, role):
+        scheduler.close()
         job.folder.release()
     return regroup(world, job, loss.suspects)
 
@@ -658,7 +661,7 @@ def _make_role(
     trainee: Trainee | None,
     people: list[dict[str, Any]],
 ) -> Role:
-    """Build this rank's role from the beginning of the rounds."""
+    """Build this rank's role from the beginning of the rounds; no rank loads what another role needs."""
     kind, index = job.layout.role(world.rank)
     path = checkpoint.folder_of(job.folder.checkpoints, beginning.after)
     if kind == "scheduler":
@@ -668,8 +671,10 @@ def _make_role(
         if beginning.manifest:
             arrays = checkpoint.read_shards(path, beginning.manifest, slices[index])
             node.model[slices[index]], state = arrays.pop("model"), arrays
+        from silofold.roles.server import Server  # noqa: PLC0415  (see above)
+
         return Server(world, job, node, slices[index], state)
-    from silofold.roles.worker import Worker  # noqa: PLC0415  (torch: on workers alone)
+    from silofold.roles.worker import Worker  # noqa: PLC0415  (see above)
 
     if trainee is None:
         raise AssertionError
@@ -695,6 +700,9 @@ def _make_scheduler(
     people: list[dict[str, Any]],
     resumed: checkpoint.Manifest | None,
 ) -> Scheduler:
+    from silofold.roles.recorder import Recorder  # noqa: PLC0415  (rank 0 alone)
+    from silofold.roles.scheduler import Scheduler  # noqa: PLC0415  (rank 0 alone)
+
     settings: dict[str, Any] = msgspec.to_builtins(job.settings)
     earlier = [] if job.start_round == 1 else history.read(job.folder.metrics)
     earlier = [summary for summary in earlier if summary.round < job.start_round]

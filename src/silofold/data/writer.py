@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from silofold.core import hdf5
 from silofold.data import space
 from silofold.data.schema import (
     DTYPES,
@@ -29,7 +30,6 @@ from silofold.errors import SchemaError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from types import ModuleType
 
     import h5py
 
@@ -56,7 +56,7 @@ def write_silo(
     infos: dict[SplitName, SplitInfo] = {}
     with replacing(path) as partial:
         _reserve(partial, _most_bytes(writers, layout, splits), path)
-        with _hdf5().File(partial, "r+", libver="earliest", locking=False) as file:
+        with hdf5.library().File(partial, "r+", libver="earliest", locking=False) as file:
             for split in SPLITS:
                 group, where = file.create_group(split), f"{path}: {split}"
                 infos[split] = _write_split(group, where, splits[split], layout, len(writers))
@@ -65,23 +65,13 @@ def write_silo(
     return SiloInfo(name, path.name, writers, infos["train"], infos["test"])
 
 
-def _hdf5() -> ModuleType:
-    """Import h5py, deaf to variables that would lock files, or bring in plug-ins and other storage."""
-    for name in ("HDF5_USE_FILE_LOCKING", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG"):
-        os.environ.pop(name, None)
-    import h5py  # noqa: PLC0415  (who reads alone never loads it)
-
-    library: ModuleType = h5py
-    return library
-
-
 def _reserve(path: Path, size: int, whole: Path) -> None:
     """Make an empty HDF5 file that owns `size` bytes of disk; closing it as HDF5 gives back what it did not need.
 
     HDF5 ends the process, or prints pages, when the disk fills up while it holds data back. So the system must say no
     before HDF5 begins. `whole` is the name that the file will have.
     """
-    with _hdf5().File("empty", "w", driver="core", backing_store=False, libver="earliest") as file:
+    with hdf5.library().File("empty", "w", driver="core", backing_store=False, libver="earliest") as file:
         file.flush()
         empty = file.id.get_file_image()
     with space.one_at_a_time(path.parent):

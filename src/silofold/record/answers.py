@@ -6,11 +6,10 @@ import io
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated
 
-import h5py
 import msgspec
 import numpy as np
 
-from silofold.core import guarded, plain_hdf5
+from silofold.core import guarded, hdf5, plain_hdf5
 from silofold.errors import RunFolderError
 from silofold.predictions import TOP, Predictions
 from silofold.record import rundir
@@ -80,7 +79,7 @@ def write(path: Path, answers: Answers) -> None:
         It cannot be written.
     """
     image = io.BytesIO()
-    with h5py.File(image, "w") as file:
+    with hdf5.library().File(image, "w") as file:
         file.attrs["schema"] = SCHEMA
         file.attrs["round"] = answers.round
         file.attrs["model_sha256"] = answers.model_sha256

@@ -15,12 +15,11 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
 
-import h5py
 import msgspec
 import numpy as np
 from msgspec import Meta
 
-from silofold.core import guarded, plain_hdf5
+from silofold.core import guarded, hdf5, plain_hdf5
 from silofold.errors import CheckpointError
 from silofold.messages import SavedFile, sha256
 from silofold.record import rundir
@@ -105,7 +104,7 @@ def write_arrays(folder: Path, name: str, arrays: Mapping[str, NDArray[Any]]) ->
     path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _Patient(path) as place, h5py.File(place, "w") as file:
+        with _Patient(path) as place, hdf5.library().File(place, "w") as file:
             for key, array in arrays.items():
                 file.create_dataset(key, data=array, track_times=False)
         return SavedFile(name, _made_durable(path))

@@ -8,9 +8,10 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-import h5py
 import msgspec
 import numpy as np
+
+from silofold.core import hdf5
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,9 +74,9 @@ def _lock(path: Path) -> str:
 
 def _hdf5(path: Path) -> str:
     try:
-        with h5py.File(path, "w", locking=False) as file:
+        with hdf5.library().File(path, "w", locking=False) as file:
             file["x"] = np.arange(64)
-        with h5py.File(path, "r", locking=False) as file:
+        with hdf5.library().File(path, "r", locking=False) as file:
             return "" if int(file["x"][63]) == 63 else "what was written is not what is read"
     except OSError as fault:
         return str(fault).splitlines()[0]

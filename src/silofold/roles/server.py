@@ -10,6 +10,7 @@ import numpy as np
 
 from silofold import plugins, topology
 from silofold.aggregation import buffers, exact
+from silofold.core import hdf5
 from silofold.errors import CheckpointError
 from silofold.messages import Applied, Moved, Saved, Tally, sha256
 from silofold.record import checkpoint
@@ -123,6 +124,7 @@ class Server:
             self._state[name][:] = array
         self._sum: NDArray[Any] = np.empty(0)
         self._clock = 0.0
+        hdf5.library()  # now, while workers load theirs: all ranks wait for a checkpoint to be written
 
     def plan(self) -> Plan:
         """Wait for the round's plan."""
