@@ -58,7 +58,7 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     span = slices[index] if role == "server" else slice(0, parameters)
     vector = node.model[span] if role != "scheduler" else node.room
     weights = np.empty(parameters if role == "worker" else 0, np.float32)
-    members = Members(tuple(layout.worker_ranks), 0, 0)
+    members = Members.of(layout.worker_ranks, 0, 0)
     total = np.empty(0, kind)
     if role == "server":
         lent = not copies and node.holds((*layout.server_ranks, *members.workers))

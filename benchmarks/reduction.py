@@ -51,7 +51,7 @@ def turn(world: World, fabrics: Fabrics, kind: str, update: NDArray[np.float32],
     world.gather(b"")  # the reduction alone: not the wait for the slowest worker
     started = time.perf_counter()
     if world.rank:
-        fabrics.among(Members(tuple(workers), 0, 0)).collect(total, None, WINDOW)
+        fabrics.among(Members.of(workers, 0, 0)).collect(total, None, WINDOW)
     reduced = time.perf_counter()
     if world.rank == 1:
         mean = (exact.value(total) if kind == "exact" else total.astype(np.float64)) / (SILOS * WEIGHT * len(workers))

@@ -43,7 +43,7 @@ def rank_program(plane: str) -> None:
     layout, slices = Layout(world.size, 1), shard_slices(PARAMETERS, 1)
     labels = None if plane == "collectives" else [host for host, _ in world.places]
     node = Node(world, layout, PARAMETERS, np.int8, np.int8, labels)
-    members = Members(tuple(layout.worker_ranks), 0, 0)
+    members = Members.of(layout.worker_ranks, 0, 0)
     fabric = Fabrics(world, layout, slices, node, PATIENCE).among(members)
     kind = layout.role(world.rank)[0]
     if kind == "server":

@@ -7,11 +7,15 @@ never travel this way. `Summary` is the line a round leaves in the run's record.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import math
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Cause(enum.Enum):
@@ -39,8 +43,8 @@ class Cause(enum.Enum):
         return self in {Cause.DATA, Cause.MEMORY, Cause.RAISED, Cause.DIVERGED}
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """What one rank tells another; small, typed, without model bytes."""
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """What one rank tells another; small, typed, without model bytes. A tree: the garbage collector need not look at it."""
 
 
 class Ready(Message, frozen=True):
@@ -49,15 +53,32 @@ class Ready(Message, frozen=True):
     title: str
 
 
-class Members(msgspec.Struct, frozen=True, array_like=True):
+class Members(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """Who moves model bytes together: the servers and these workers."""
 
-    workers: tuple[int, ...]
-    """Ranks, ascending."""
+    spans: tuple[tuple[int, int], ...]
+    """The workers' ranks, ascending, as ranges: the first rank of each, and the one after its last. Ten thousand ranks in a
+    row are two numbers; whatever is told to each rank must not list all of them."""
     epoch: int
     """Grows when a collective broke or a member was missing: communicators of an earlier epoch are not used again."""
     losses: int
     """Ranks of the job that have died: some MPI libraries then need another way to make communicators."""
+
+    @classmethod
+    def of(cls, workers: Iterable[int], epoch: int, losses: int) -> Members:
+        """Make it of the workers' ranks, ascending."""
+        spans: list[tuple[int, int]] = []
+        for rank in workers:
+            if spans and spans[-1][1] == rank:
+                spans[-1] = spans[-1][0], rank + 1
+            else:
+                spans.append((rank, rank + 1))
+        return cls(tuple(spans), epoch, losses)
+
+    @functools.cached_property
+    def workers(self) -> tuple[int, ...]:
+        """The workers' ranks, ascending."""
+        return tuple(rank for first, end in self.spans for rank in range(first, end))
 
 
 class Plan(Message, frozen=True):
@@ -69,10 +90,8 @@ class Plan(Message, frozen=True):
     """Who receives the model. A rank that is told of a plan and is no member stays ready for the next one."""
     hosted: tuple[int, ...]
     """Silos that the receiver of this message hosts, ascending."""
-    cohort: tuple[int, ...]
-    """Silos that are asked to train, ascending."""
     dealt: tuple[int, ...]
-    """Those of them that the receiver of this message trains, ascending."""
+    """Silos of the cohort that the receiver of this message trains, ascending."""
     upcoming: tuple[int, ...]
     """Those that it will train in the next round, if no rank is lost or late: where silos are read when they are needed, the
     first of them is read while this round's last one trains."""
@@ -85,7 +104,8 @@ class Plan(Message, frozen=True):
     checkpoint: bool
     """Whether the arriving model is written as a checkpoint."""
     carried: tuple[int, ...]
-    """Silos whose kept momentum is out of reach and unchanged: the servers copy it from the checkpoint before."""
+    """Told to servers alone: silos whose kept momentum is out of reach and unchanged, so that they copy it from the
+    checkpoint before."""
     carried_from: int
     """Round of that checkpoint."""
     last: bool
@@ -96,7 +116,7 @@ class Plan(Message, frozen=True):
     """Ranks that live and do not answer when the run ends: those on the receiver's host are ended by it."""
 
 
-class Score(msgspec.Struct, frozen=True, array_like=True):
+class Score(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Evaluation of one silo's test split."""
 
     silo: int
@@ -130,7 +150,7 @@ class Evaluation(Message, frozen=True):
     """Whether the model arrived at all."""
 
 
-class Report(msgspec.Struct, frozen=True, array_like=True):
+class Report(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a silo returns before its update moves."""
 
     silo: int
@@ -170,14 +190,17 @@ class Tally(Message, frozen=True):
     """From 1; grows when the reduction broke and is tried again without those who are gone."""
     members: Members
     """Who takes part in the reduction."""
-    silos: tuple[tuple[int, ...], ...]
-    """Accepted silos of each member worker, ascending."""
+    silos: tuple[int, ...]
+    """Accepted silos that concern the receiver: a worker's own, ascending; on a server that receives each update all of
+    them, worker by worker."""
+    counts: tuple[int, ...]
+    """Told to a server that receives each update: how many come of each member worker."""
     weights: tuple[int, ...]
-    """Weight of each accepted silo, in ascending order of the silos."""
+    """Told to servers: the weight of each accepted silo, in ascending order of the silos."""
     quorum_met: bool
     """Below quorum the round is void: no update moves and the model stands."""
     settled: bool = False
-    """Whether every server has its sum: now, and not before, the shards move."""
+    """Whether every server has its sum: now, and not before, the shards move. Never sent: `Settled` tells it."""
     certain: bool = False
     """Whether nothing can break on the way, since nothing is sent: each rank then takes it for settled by itself."""
 
@@ -185,10 +208,12 @@ class Tally(Message, frozen=True):
         """Return the same tally, settled."""
         return msgspec.structs.replace(self, settled=True)
 
-    @property
-    def accepted(self) -> tuple[int, ...]:
-        """Accepted silos, ascending."""
-        return tuple(sorted(silo for silos in self.silos for silo in silos))
+
+class Settled(Message, frozen=True):
+    """The scheduler tells that every server has the sum of the last tally: the shards move."""
+
+    round: int
+    attempt: int
 
 
 class Moved(Message, frozen=True):
@@ -285,7 +310,7 @@ class Gone(Message, frozen=True):
 
 
 AnyMessage: TypeAlias = (
-    Ready | Plan | Evaluation | Reports | Tally | Moved | Applied | Saved
+    Ready | Plan | Evaluation | Reports | Tally | Settled | Moved | Applied | Saved
     | Alive | Halt | Here | Regroup | Expel | Over | Replan | Broken | Gone
 )  # fmt: skip
 _decoder = msgspec.msgpack.Decoder(AnyMessage)

@@ -151,12 +151,17 @@ def assign_silos(
         )
     hosted: list[list[int]] = [[] for _ in range(workers)]
     loads = [0] * workers
+    queue = [(0, worker) for worker in range(workers)]
     for silo in sorted(range(len(examples)), key=lambda index: (-examples[index], index)):
-        worker = min(range(workers) if reach is None else sorted(reach[silo]), key=lambda index: loads[index], default=None)
-        if worker is None:
+        if reach is None:
+            load, worker = queue[0]
+            heapq.heapreplace(queue, (load + examples[silo], worker))
+        elif reach[silo]:
+            worker = min(sorted(reach[silo]), key=lambda index: loads[index])
+            loads[worker] += examples[silo]
+        else:
             raise TopologyError("topology-silos", f"silo {silo}: its file lies on no worker's node (roles.near)")
         hosted[worker].append(silo)
-        loads[worker] += examples[silo]
     if reach is not None and (idle := [worker for worker, silos in enumerate(hosted) if not silos]):
         raise TopologyError(
             "topology-silos",

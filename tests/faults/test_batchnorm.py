@@ -109,7 +109,7 @@ class Federation:
                     exact.add(received, update, weight)
                 else:
                     received += np.float32(weight) * update
-        tally = Tally(number, 1, Members((9,), 0, 0), ((0, 1, 2),), tuple(weights), quorum_met=True)
+        tally = Tally(number, 1, Members.of((9,), 0, 0), (), (), tuple(weights), quorum_met=True)
         for span, server in self.servers:
             server.apply(np.ascontiguousarray(received[..., span]), tally)
 

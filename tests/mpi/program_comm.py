@@ -85,7 +85,7 @@ def model(servers: int, parameters: int, nodes: int) -> None:
     kind, index = layout.role(here.rank)
     workers = list(layout.worker_ranks)
     for epoch, members in enumerate((workers, workers[:1], workers[-1:], workers)):
-        fabric = fabrics.among(Members(tuple(members), epoch, 0))
+        fabric = fabrics.among(Members.of(members, epoch, 0))
         truth = np.arange(parameters, dtype=np.float32) + epoch
         vector = node.model[slices[index]] if kind == "server" else np.zeros(parameters, np.float32)
         if kind == "server":

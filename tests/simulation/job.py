@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from silofold import topology
 from silofold.coordination.coordinator import Coordinator
-from silofold.coordination.events import CommitCheckpoint, EndKind, Expel, Finished, RoundClosed, Send, Tick
+from silofold.coordination.events import CommitCheckpoint, EndKind, Expel, Finished, RoundClosed, Send, Tallied, Tick
 from silofold.coordination.facts import Facts
 from silofold.messages import Expel as ExpelMessage
 from silofold.messages import Over, Tally
@@ -57,6 +57,7 @@ def facts_of(plan: worlds.Plan) -> Facts:
         weight=lambda examples: examples,
         draw=lambda silos, number: silos,  # noqa: ARG005
         certain=certain,
+        gathers=False,
         script={},
         state_file=lambda silo: f"silo_{silo}.h5",
     )
@@ -113,7 +114,7 @@ class Job:
             case Send(to, message):
                 world.note("says to", world.layout.title(to), message)
                 if isinstance(message, Tally):
-                    world.check_tally(message)
+                    world.check_told(to, message)
                 if to not in world.dead:
                     world.send(0, to, message)
             case Expel(rank, neighbours):
@@ -122,6 +123,8 @@ class Job:
                     world.kill(rank)
                 elif neighbours:
                     world.send(0, neighbours[0], ExpelMessage(rank))
+            case Tallied(tally, verdict):
+                world.check_tally(tally, verdict.accepted, verdict.weights)
             case RoundClosed():
                 self.rounds.append(action)
             case CommitCheckpoint():

@@ -21,6 +21,7 @@ from silofold.messages import (
     Saved,
     SavedFile,
     Score,
+    Settled,
     Tally,
 )  # fmt: skip
 from simulation.world import Violation
@@ -176,7 +177,8 @@ class Rank:
                 moves = world.collectives_of(self.rank, "sum", tally.round, tally.members, tally.attempt)
                 broken = yield ("move", moves, plan.window)
                 self.say(Moved(tally.round, tally.attempt, broken))
-            tally = yield from self.expect(Tally)
+            word = yield from self.expect(Tally, Settled)
+            tally = word if isinstance(word, Tally) else tally.as_settled()
 
     def serve(self) -> Steps:
         """Be a server."""
@@ -201,7 +203,8 @@ class Rank:
             broken = yield ("move", moves, plan.window)
             sum_of = None if broken else tally.attempt
             self.say(Moved(tally.round, tally.attempt, broken))
-            tally = yield from self.expect(Tally)
+            word = yield from self.expect(Tally, Settled)
+            tally = word if isinstance(word, Tally) else tally.as_settled()
         if tally.settled:
             self.world.check_move(self.index, tally, sum_of)
             yield ("sleep", self.draw(0, 0.3))

@@ -121,6 +121,7 @@ class World:
         self.collectives: dict[tuple[Any, ...], Collective] = {}
         self.log: list[tuple[Any, ...]] = []
         self.settled: dict[int, tuple[Any, ...]] = {}
+        self.told: collections.defaultdict[tuple[int, int], set[int]] = collections.defaultdict(set)
         self.moved: dict[int, dict[int, tuple[Any, ...]]] = collections.defaultdict(dict)
         self.ended_by_us: set[int] = set()
 
@@ -188,17 +189,26 @@ class World:
 
     # --- what must hold of what rank 0 says ------------------------------------------------------------------------
 
-    def check_tally(self, tally: Tally) -> None:
-        """Look at a tally that is sent."""
+    def check_tally(self, tally: Tally, accepted: tuple[int, ...], weights: tuple[int, ...]) -> None:
+        """Look at what is decided."""
         before = self.settled.get(tally.round)
-        if before is not None and (not tally.settled or before != (tally.attempt, tally.silos)):
+        if before is not None and (not tally.settled or before != (tally.attempt, accepted)):
             raise Violation(f"round {tally.round}: another tally after a settled one")
         if tally.settled:
-            self.settled[tally.round] = (tally.attempt, tally.silos)
-        if len(tally.accepted) != len(set(tally.accepted)):
-            raise Violation(f"a silo counts twice in {tally}")
-        if tally.quorum_met and list(tally.weights) != [self.plan.examples[silo] for silo in tally.accepted]:
-            raise Violation(f"weights do not fit the silos in {tally}")
+            self.settled[tally.round] = (tally.attempt, accepted)
+        if len(accepted) != len(set(accepted)):
+            raise Violation(f"a silo counts twice in {accepted}")
+        if tally.quorum_met and list(weights) != [self.plan.examples[silo] for silo in accepted]:
+            raise Violation(f"weights do not fit the silos {accepted}: {weights}")
+
+    def check_told(self, to: int, tally: Tally) -> None:
+        """Look at what of a tally a rank is told: a worker its own silos, each once; a server all weights."""
+        if to in self.layout.server_ranks:
+            return
+        told = self.told[tally.round, tally.attempt]
+        if twice := told & set(tally.silos):
+            raise Violation(f"silos {twice} count in the sums of two workers")
+        told |= set(tally.silos)
 
     def check_move(self, shard: int, tally: Tally, attempt: int | None) -> None:
         """Look at a server that moves its shard."""

@@ -29,6 +29,7 @@ from silofold.messages import (
     Saved,
     SavedFile,
     Score,
+    Settled,
     Summary,
     Tally,
     Unscored,
@@ -37,11 +38,11 @@ from silofold.messages import (
 if TYPE_CHECKING:
     from silofold.messages import AnyMessage
 
-MEMBERS = Members((2, 3), 4, 1)
+MEMBERS = Members.of((2, 3, 5), 4, 1)
 EACH: list[AnyMessage] = [
     Ready("worker_3"),
     Plan(
-        4, MEMBERS, (7,), (0, 5, 7), (5,), (1,), 2**40, 0.5, evaluate=True, checkpoint=False, carried=(1,), carried_from=2,
+        4, MEMBERS, (7,), (5,), (1,), 2**40, 0.5, evaluate=True, checkpoint=False, carried=(1,), carried_from=2,
         last=True, exit_code=75, expelled=(6,),
     ),
     Evaluation(4, "ab", 0.5, 0.25, (Score(0, 10, 9, 1.5), Score(7, 0, 0, 0.0))),
@@ -51,8 +52,8 @@ EACH: list[AnyMessage] = [
         4, 0.0, (Report(7, 9, 0, 0, 0.0, 0, 0.0, finished=False, elements=0, reason="é", cause=Cause.RAISED, raised="K x"),)
     ),
     Evaluation(4, "", 0.5, 0.25, (Score(0, 10, 9, float("inf"), 4),), (Unscored(7, Cause.DATA, "why"),)),
-    Tally(4, 2, MEMBERS, ((5,), (0,)), (10, 1), quorum_met=True),
-    Tally(4, 2, MEMBERS, ((5,), (0,)), (10, 1), quorum_met=True, settled=True),
+    Tally(4, 2, MEMBERS, (5, 0), (1, 1), (10, 1), quorum_met=True),
+    Settled(4, 2),
     Moved(4, 1),
     Moved(4, 1, broken="a member died", unsound="not finite"),
     Applied(4, 1, "cd", 0.25, 0.125),
@@ -121,3 +122,14 @@ def test_sha256() -> None:
     assert messages.sha256() == hashlib.sha256(b"").hexdigest()
     assert messages.sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert messages.sha256(b"a", memoryview(b"bc")) == messages.sha256(b"abc")
+
+
+def test_members_are_told_as_ranges() -> None:
+    """Ten thousand ranks in a row take no more bytes than two."""
+    ranks = (*range(5, 10_000), 10_001, *range(10_003, 10_005))
+    members = Members.of(ranks, 1, 0)
+    assert members.workers == ranks
+    assert members.spans == ((5, 10_000), (10_001, 10_002), (10_003, 10_005))
+    assert Members.of((), 0, 0).workers == ()
+    plans = [msgspec.structs.replace(EACH[1], members=Members.of(range(2, end), 1, 0)) for end in (4, 10_000)]
+    assert len(messages.encode(plans[1])) - len(messages.encode(plans[0])) < 5

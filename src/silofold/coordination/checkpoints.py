@@ -31,7 +31,9 @@ class Checkpointing:
         self._moved: dict[int, int] = {}
         """Round in which each silo's update was last accepted, since the start."""
         self._plan: Plan | None = None
+        self._carried: tuple[int, ...] = ()
         self._wanted: set[str] = set()
+        self._missing: set[str] = set()
         self._parts: dict[str, messages.Saved] = {}
         self._rounds = 0, 0
         self._digest: str | None = None
@@ -73,20 +75,23 @@ class Checkpointing:
         self._overdue = not complete
         return complete, told
 
-    def begin(self, plan: Plan, writers: Iterable[str], counted: int, voids: int) -> None:
+    def begin(self, plan: Plan, carried: tuple[int, ...], writers: Iterable[str], counted: int, voids: int) -> None:
         """Wait for the parts of a plan's checkpoint; one that is unfinished by then is overtaken.
 
         Parameters
         ----------
         plan
             The plan that asks for it, or does not.
+        carried
+            Silos whose kept state the servers copy from the checkpoint before.
         writers
             Titles of the ranks that save a part.
         counted, voids
             Rounds up to the one that is saved.
         """
         if plan.checkpoint:
-            self._plan, self._wanted, self._parts = plan, set(writers), {}
+            self._plan, self._carried, self._wanted, self._parts = plan, carried, set(writers), {}
+            self._missing = self._wanted.copy()
             self._rounds, self._digest = (counted, voids), None
 
     def on_record(self, number: int, digest: str) -> None:
@@ -99,12 +104,13 @@ class Checkpointing:
         if self._plan is None or part.round != self._plan.round - 1 or part.title not in self._wanted:
             return False
         self._parts[part.title] = part
+        self._missing.discard(part.title)
         return True
 
     def commit(self) -> CommitCheckpoint | Warn | None:
         """Commit the checkpoint once all its parts are there and its round is on record; none as long as they are not."""
         plan = self._plan
-        if plan is None or self._digest is None or not set(self._parts) >= self._wanted:
+        if plan is None or self._digest is None or self._missing:
             return None
         self._plan = None
         if not self._digest:
@@ -112,11 +118,11 @@ class Checkpointing:
         files = {entry.file: entry.sha256 for part in self._parts.values() for entry in part.files}
         before = self._last.files if self._last else {}
         changed = [
-            name for name in map(self._facts.state_file, plan.carried) if files.get(name) != before.get(name)
+            name for name in map(self._facts.state_file, self._carried) if files.get(name) != before.get(name)
         ]  # fmt: skip
         if changed:
             self._overdue = True
             return Warn(f"no checkpoint of round {plan.round - 1}: {', '.join(changed)} changed in the one before")
         self._last = Saved(plan.round - 1, files)
         slowest = max(part.seconds for part in self._parts.values())
-        return CommitCheckpoint(plan.round - 1, *self._rounds, self._digest, files, plan.carried, slowest)
+        return CommitCheckpoint(plan.round - 1, *self._rounds, self._digest, files, self._carried, slowest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from silofold.coordination import planning, quorum
+from silofold.coordination import planning, quorum, tallying
 from silofold.coordination.checkpoints import Checkpointing
 from silofold.coordination.events import (
     Again,
@@ -24,19 +24,18 @@ from silofold.coordination.events import (
 )  # fmt: skip
 from silofold.coordination.facts import BEAT, GRACE
 from silofold.coordination.membership import Membership
-from silofold.coordination.phases import Applying, Closed, Evaluating, Gathering, Reducing, Training, Underway
+from silofold.coordination.phases import WITH_ROUND, Applying, Closed, Evaluating, Gathering, Reducing, Training, Underway
 from silofold.core.endings import RESUMABLE, STOPPED
 from silofold.messages import (
     Alive,
     Applied,
     Evaluation,
-    Members,
     Moved,
     Ready,
     Replan,
     Reports,
     Saved,
-    Tally,
+    Settled,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -140,23 +139,21 @@ class Coordinator:
             case Gathering():
                 return "waiting for ready ranks", (members.awaited(late_too=phase.second) - members.ready) & members.living
             case Training():
-                return "training", (set(phase.round.plan.members.workers) - set(phase.round.reports)) & members.living
+                return "training", set(phase.round.unreported)
             case Reducing():
-                everyone = {*members.servers, *phase.tally.members.workers}
-                return "reduction", (everyone - set(phase.words)) & members.living
+                return "reduction", set(phase.silent)
             case Applying():
                 ranks = list(self._facts.layout.server_ranks)
                 return "server step", {rank for shard, rank in enumerate(ranks) if shard not in phase.applied}
             case Evaluating():
-                workers = set(phase.round.plan.members.workers)
-                return "last evaluation", (workers - set(phase.round.evaluations)) & members.living
+                return "last evaluation", set(phase.round.unevaluated)
         return "", set()
 
     # --- what is heard -----------------------------------------------------------------------------------------------
 
     def _take(self, rank: int, message: AnyMessage) -> None:
         phase = self.phase
-        under = phase.round if isinstance(phase, Training | Reducing | Applying | Evaluating) else None
+        under = phase.round if isinstance(phase, WITH_ROUND) else None
         current = under.plan.round if under else 0
         match message:
             case Ready():
@@ -164,17 +161,17 @@ class Coordinator:
             case Saved():
                 self._checkpoints.heard(message)
             case Evaluation() if under and message.round == current:
-                under.evaluations[rank] = message
+                under.hear_evaluation(rank, message)
             case Reports() if isinstance(phase, Training) and message.round == current:
-                phase.round.reports[rank] = message
+                phase.round.hear_reports(rank, message)
             case Moved() if isinstance(phase, Reducing) and (message.round, message.attempt) == (
                 current,
                 phase.tally.attempt,
             ):
-                phase.words[rank] = message
+                phase.hear(rank, message)
             case Applied() if isinstance(phase, Applying) and message.round == current:
                 phase.applied[message.shard] = message
-        if under and not under.evaluated and set(under.evaluations) >= set(under.plan.members.workers):
+        if under and not under.evaluated and not under.unevaluated and not under.lost_evaluation:
             self._tell_evaluation(under)
         self._commit()
 
@@ -182,8 +179,10 @@ class Coordinator:
         title, keeps = self._facts.layout.title(rank), self._facts.keeps_state and self.members.hosting.silos_of(rank)
         self._out.append(Warn(f"{title} is dead"))
         self.members.remove_dead(rank)
-        if isinstance(self.phase, Training):
-            self.phase.round.reports.pop(rank, None)
+        if isinstance(self.phase, WITH_ROUND):
+            self.phase.round.remove_dead(rank, training=isinstance(self.phase, Training))
+        if isinstance(self.phase, Reducing):
+            self.phase.silent.discard(rank)
         if rank in self.members.servers:
             self._finish(EndKind.LOST, why=f"{title} is dead")
         elif keeps:
@@ -224,7 +223,7 @@ class Coordinator:
 
     def _gather(self, phase: Gathering, now: float, *, timed_out: bool) -> bool:
         members, rounds = self.members, self._facts.rounds
-        if not timed_out and not members.ready >= members.awaited(late_too=phase.second):
+        if not timed_out and not members.all_ready(late_too=phase.second):
             return False
         if self._scale:
             self._rescale()
@@ -232,7 +231,8 @@ class Coordinator:
         for rank in members.give_up_waiting():
             self._out.append(Warn(f"{self._facts.layout.title(rank)} is not ready: nobody waits for it until it is"))
         self._out += map(Warn, members.settle_hosts())
-        silos = sorted(members.present()[1] - self.benched)
+        present, held = members.present()
+        silos = sorted(held - self.benched)
         wanted = quorum.start_quorum(rounds.start_quorum, len(self._facts.examples) - len(self.benched))
         if len(silos) < wanted and not phase.second:  # late ones too get their chance before the job is given up
             self.phase = Gathering(now + rounds.start_window, second=True)
@@ -241,7 +241,7 @@ class Coordinator:
             return self._lose(missing, "are not ready for the next round")
         if len(silos) < wanted:
             return self._give_up_waiting(len(silos), wanted)
-        self._open(silos, now)
+        self._open(present, silos, now)
         return True
 
     def _give_up_waiting(self, found: int, wanted: int) -> bool:
@@ -266,26 +266,26 @@ class Coordinator:
         changed = self.members.hosting.scale(change, self.members.ready)
         self._out.append(Warn(f"scaled by {changed:+d} of {change:+d} workers: now {len(self.members.hosting.hosts)}"))
 
-    def _open(self, silos: list[int], now: float) -> None:
+    def _open(self, present: list[int], silos: list[int], now: float) -> None:
         """Plan the round, and tell everyone that is ready."""
         facts, members = self._facts, self.members
         last = self._is_over()
-        cohort = [] if last else self._draw(silos, self.number)
-        absent = set(range(len(facts.examples))) - members.present()[1]
-        carried = self._checkpoints.carried(absent)
+        cohort = () if last else tuple(self._draw(silos, self.number))
+        carried = self._checkpoints.carried(members.absent_silos) if facts.keeps_state else ()
         due, told = self._checkpoints.due(self.number, last=last, complete=carried is not None)
         self._out += told
         plan = planning.make(
-            facts, members, self.number, cohort, carried or (), self._checkpoints.last_round,
+            facts, members, self.number, present, cohort, self._checkpoints.last_round,
             checkpoint=due, last=last, exit_code=self.ending[0].code if self.ending else 0,
         )  # fmt: skip
         savers = [*members.servers, *(plan.members.workers if facts.keeps_state else ())]
-        self._checkpoints.begin(plan, map(facts.layout.title, savers), self.counted, self.voids)
+        self._checkpoints.begin(plan, carried or (), map(facts.layout.title, savers), self.counted, self.voids)
         upcoming = self._draw(silos, self.number + 1) if facts.foresees and not last and not facts.script else []
-        self._out.append(Opened(plan))
-        self._out += [Send(rank, mine) for rank, mine in planning.handed_out(facts, members, plan, upcoming)]
+        self._out.append(Opened(plan, cohort))
+        plans = planning.handed_out(facts, members, plan, cohort, upcoming, carried or ())
+        self._out += [Send(rank, mine) for rank, mine in plans]
         members.ready -= members.servers | set(plan.members.workers)
-        under = Underway(plan, now)
+        under = Underway.begin(plan, cohort, now)
         self.phase = (Evaluating if last else Training)(under, now + plan.window + GRACE)
 
     def _is_over(self) -> bool:
@@ -301,19 +301,19 @@ class Coordinator:
 
     def _close_training(self, phase: Training, now: float, *, timed_out: bool) -> bool:
         under, plan, members = phase.round, phase.round.plan, self.members
-        missing = (members.living & set(plan.members.workers)) - set(under.reports)
-        early = bool(missing) and self._is_enough(under)
-        if missing and not early and not timed_out:
+        early = self._is_enough(under)
+        if under.unreported and not early and not timed_out:
             return False
+        missing = set(under.unreported)
         if missing and not early:
             self._note_late(missing, plan.round)
         for rank in missing:
             members.late.setdefault(rank, 0)
-        if set(plan.members.workers) - set(under.reports):
+        if missing or under.lost_report:
             members.epoch += 1
         verdict = self._judge(under)
         script = self._facts.script.get(plan.round)
-        met = verdict.quorum_met and bool(plan.cohort) if script is None else not script[1]
+        met = verdict.quorum_met and bool(under.cohort) if script is None else not script[1]
         self._tell_evaluation(under)
         self._say_tally(under, verdict, 1, now, now, met=met)
         return True
@@ -322,63 +322,58 @@ class Coordinator:
         rounds = self._facts.rounds
         if rounds.close == "all" or self._facts.script:
             return False
-        finished = sum(report.finished for sent in under.reports.values() for report in sent.reports)
-        return finished >= quorum.needed(rounds.update_ratio, len(under.plan.cohort))
+        return under.finished >= quorum.needed(rounds.update_ratio, len(under.cohort))
 
     def _judge(self, under: Underway) -> Verdict:
         return quorum.judge(
-            under.plan.cohort, [sent.reports for sent in under.reports.values()], self._facts.examples,
-            self._facts.weight, self._facts.rounds.update_ratio, self._facts.elements,
+            under.cohort, [sent.reports for sent in under.reports.values()], self._facts.examples,
+            self._facts.weights, self._facts.rounds.update_ratio, self._facts.elements,
         )  # fmt: skip
 
     def _say_tally(self, under: Underway, verdict: Verdict, attempt: int, tallied: float, now: float, *, met: bool) -> None:
         """Tell whose updates count to every rank that heard the plan; those that are late find it when they come."""
-        accepted = set(verdict.accepted)
-        sent = {rank: {report.silo for report in under.reports[rank].reports} for rank in sorted(under.reports)}
-        silos = {rank: mine for rank, found in sent.items() if (mine := tuple(sorted(accepted & found)))}
-        who = Members(tuple(silos), self.members.epoch, self.members.losses)
-        tally = Tally(
-            under.plan.round, attempt, who, tuple(silos.values()), verdict.weights, met, certain=self._facts.certain(who)
-        )
-        self._send_tally(under, tally)
+        facts, members = self._facts, self.members
+        silos = tallying.shares(verdict, under.reports)
+        tally = tallying.make(facts, members, under.plan.round, attempt, silos, quorum_met=met)
+        self._out.append(Tallied(tally, verdict))
+        told = tallying.handed_out(facts, members, tally, verdict, silos, self._listeners(under))
+        self._out += [Send(rank, mine) for rank, mine in told]
         deadline = now + under.plan.window + GRACE
         if not met:
             self._close_round(Applying(under, tally, verdict, tallied, deadline), now)
         elif tally.certain:
             self.phase = Applying(under, tally.as_settled(), verdict, tallied, deadline)
         else:
-            self.phase = Reducing(under, tally, verdict, tallied, deadline)
+            everyone = members.living & {*members.servers, *silos}
+            self.phase = Reducing(under, tally, verdict, tallied, deadline, everyone, set(members.servers))
 
-    def _send_tally(self, under: Underway, tally: Tally) -> None:
-        self._out.append(Tallied(tally))
-        listeners = self.members.living & {*self.members.servers, *under.plan.members.workers}
-        self._out += [Send(rank, tally) for rank in sorted(listeners)]
+    def _listeners(self, under: Underway) -> list[int]:
+        return sorted(self.members.living & {*self.members.servers, *under.plan.members.workers})
 
     def _close_reduction(self, phase: Reducing, now: float, *, timed_out: bool) -> bool:
         members, under, tally = self.members, phase.round, phase.tally
-        everyone = members.living & {*members.servers, *tally.members.workers}
-        whole = {rank for rank, word in phase.words.items() if not word.broken} >= members.servers
+        whole = not phase.lacking
         if not whole and not phase.grace:
-            if timed_out or any(word.broken for word in phase.words.values()):
+            if timed_out or phase.broken:
                 # a server's word that comes only now still counts: what is added up in workers' memory is not there twice
                 phase.deadline, phase.grace = now + GRACE, True
                 return True
             return False
-        if not whole and not set(phase.words) >= everyone and not timed_out:
+        if not whole and phase.silent and not timed_out:
             return False
-        broken = any(word.broken for word in phase.words.values())
-        members.epoch += broken
+        members.epoch += phase.broken
         if unsound := next((word.unsound for word in phase.words.values() if word.unsound), ""):
-            verdict = quorum.Verdict((), (), dict.fromkeys(tally.accepted, unsound), quorum_met=False)
+            verdict = quorum.Verdict((), (), dict.fromkeys(phase.verdict.accepted, unsound), quorum_met=False)
             self._say_tally(under, verdict, tally.attempt + 1, phase.tallied, now, met=False)
             return True
         if whole:
             settled = tally.as_settled()
-            self._send_tally(under, settled)
+            self._out.append(Tallied(settled, phase.verdict))
+            self._out += [Send(rank, Settled(tally.round, tally.attempt)) for rank in self._listeners(under)]
             deadline = now + under.plan.window + GRACE
             self.phase = Applying(under, settled, phase.verdict, phase.tallied, deadline)
             return True
-        return self._tally_again(phase, everyone - set(phase.words), now)
+        return self._tally_again(phase, set(phase.silent), now)
 
     def _tally_again(self, phase: Reducing, silent: set[int], now: float) -> bool:
         """Tally without the members that were lost in the reduction: nothing has moved yet."""
@@ -390,7 +385,9 @@ class Coordinator:
             why = f"round {tally.round}: the reduction broke {tally.attempt} times; resume the run"
             return self._finish(EndKind.RESUMABLE, "rank-lost", why)
         self._note_late(silent, tally.round)
-        under.reports = {rank: sent for rank, sent in under.reports.items() if rank in members.living & set(phase.words)}
+        under.reports = {
+            rank: sent for rank, sent in under.reports.items() if rank in members.living and rank in phase.words
+        }
         verdict = self._judge(under)
         self._say_tally(under, verdict, tally.attempt + 1, phase.tallied, now, met=verdict.quorum_met)
         return True
@@ -409,10 +406,11 @@ class Coordinator:
     def _close_round(self, phase: Applying, now: float) -> None:
         under, tally, rounds = phase.round, phase.tally, self._facts.rounds
         self._out.append(RoundClosed(
-            under.plan, tally, phase.verdict, under.reports, under.evaluations, phase.applied, under.began, phase.tallied
+            under.plan, under.cohort, tally, phase.verdict, under.reports, under.evaluations, phase.applied, under.began,
+            phase.tallied,
         ))  # fmt: skip
         if tally.settled:
-            self._checkpoints.moved(tally.accepted, under.plan.round)
+            self._checkpoints.moved(phase.verdict.accepted, under.plan.round)
         self.number += 1
         self.voids = 0 if tally.quorum_met else self.voids + 1
         self.counted += tally.quorum_met or rounds.count_void
@@ -422,20 +420,19 @@ class Coordinator:
             self._finish(EndKind.VOID, why=f"{self.voids} void rounds in a row (rounds.max_void)")
 
     def _count_failures(self, phase: Applying) -> None:
+        if not phase.verdict.refused and not self._failures:
+            return
         reports = {report.silo: report for sent in phase.round.reports.values() for report in sent.reports}
         failed = {silo for silo in phase.verdict.refused if quorum.own_fault(reports.get(silo))}
         before, limit = self.benched, self._facts.rounds.bench_after
-        self._failures = quorum.count_failures(
-            self._failures, phase.round.plan.cohort, set(phase.verdict.refused), failed, limit
-        )
+        self._failures = quorum.count_failures(self._failures, phase.round.cohort, set(phase.verdict.refused), failed, limit)
         for silo in sorted(self.benched - before):
             self._out.append(Warn(f"silo {silo} failed in {self._failures[silo]} rounds in a row and trains no more"))
 
     def _close_run(self, phase: Evaluating, now: float, *, timed_out: bool) -> bool:
-        under, members = phase.round, self.members
-        workers = set(under.plan.members.workers)
+        under = phase.round
         if not under.evaluated:
-            if not set(under.evaluations) >= members.living & workers and not timed_out:
+            if under.unevaluated and not timed_out:
                 return False
             return self._plan_the_end_again(under, now)
         if self._checkpoints.pending:
@@ -451,7 +448,7 @@ class Coordinator:
             return self._finish(EndKind.RESUMABLE, "rank-silent", why)
         members = self.members
         workers = members.living & set(under.plan.members.workers)
-        self._note_late(workers - set(under.evaluations), under.plan.round)
+        self._note_late(under.unevaluated, under.plan.round)
         members.epoch += 1
         self._out.append(Again())
         self._out += [Send(rank, Replan(under.plan.round)) for rank in sorted(workers | (members.living & members.servers))]

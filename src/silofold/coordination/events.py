@@ -92,6 +92,8 @@ class Opened:
     """A round, or the end, has been planned."""
 
     plan: Plan
+    cohort: tuple[int, ...]
+    """Silos that are asked to train, ascending."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Tallied:
     """What counts of a round was decided, or decided again."""
 
     tally: Tally
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class RoundClosed:
     """A round is over."""
 
     plan: Plan
+    cohort: tuple[int, ...]
     tally: Tally
     verdict: Verdict
     reports: dict[int, Reports]

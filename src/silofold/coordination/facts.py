@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ class Facts:
         Draws the cohort of a round, by its number, among silos that are ready.
     certain
         Whether the sums of these members cannot fail on their way.
+    gathers
+        Whether servers receive each silo's update, and not a sum.
     script
         Of a replay: round → accepted silos, and whether it was void.
     state_file
@@ -86,6 +89,7 @@ class Facts:
     weight: Callable[[int], int]
     draw: Callable[[list[int], int], list[int]]
     certain: Callable[[Members], bool]
+    gathers: bool
     script: Mapping[int, tuple[list[int], bool]]
     state_file: Callable[[int], str]
     start_round: int = 1
@@ -93,3 +97,8 @@ class Facts:
     voids: int = 0
     failures: Mapping[int, int] = field(default_factory=dict)
     saved: Saved | None = None
+
+    @functools.cached_property
+    def weights(self) -> tuple[int, ...]:
+        """Weight of each silo's update."""
+        return tuple(map(self.weight, self.examples))

@@ -41,6 +41,11 @@ class Hosting:
         return set(self._hosted)
 
     @property
+    def count(self) -> int:
+        """How many hosts there are."""
+        return len(self._hosted)
+
+    @property
     def standbys(self) -> list[int]:
         """Ranks that wait for silos, ascending."""
         return sorted(self._standbys)

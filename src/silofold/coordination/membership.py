@@ -54,6 +54,11 @@ class Membership:
         """Return the ranks that must be ready for a round, the late ones among them where they get a last chance."""
         return self.servers | (self.hosting.hosts - (set() if late_too else set(self.late)))
 
+    def all_ready(self, *, late_too: bool = False) -> bool:
+        """Whether all that `awaited` names are ready; asked with every rank that comes, of ten thousand."""
+        least = len(self.servers) + self.hosting.count - (0 if late_too else len(self.late))
+        return len(self.ready) >= least and self.ready >= self.awaited(late_too=late_too)
+
     def heard_ready(self, rank: int) -> None:
         """Take note of a rank that is ready; one that was late gets its silos back."""
         self.ready.add(rank)
@@ -93,6 +98,11 @@ class Membership:
         """List the workers that are ready, and the silos that they host."""
         workers = sorted(self.ready & self.hosting.hosts)
         return workers, {silo for rank in workers for silo in self.hosting.silos_of(rank)}
+
+    @property
+    def absent_silos(self) -> set[int]:
+        """Silos that no ready worker hosts."""
+        return set(range(len(self._facts.examples))) - self.present()[1]
 
     def beside(self, rank: int) -> tuple[int, ...]:
         """Return the living ranks on the node of a rank, which can end it."""

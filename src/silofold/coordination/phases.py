@@ -25,11 +25,51 @@ class Underway:
     """What is known of the round under way."""
 
     plan: Plan
+    cohort: tuple[int, ...]
     began: float
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     reports: dict[int, Reports] = field(default_factory=dict)
+    unevaluated: set[int] = field(default_factory=set)
+    """Living workers of the plan that have not told how the arriving model does. With each message one less: a message of
+    ten thousand workers takes no longer than one of ten."""
+    unreported: set[int] = field(default_factory=set)
+    """Likewise, those that have not reported."""
+    lost_evaluation: bool = False
+    """Whether a worker of the plan died before it told how the arriving model does."""
+    lost_report: bool = False
+    """Likewise, or its report went with it."""
+    finished: int = 0
+    """Silos whose updates were finished in what has been reported."""
     evaluated: bool = False
     """Whether all that will be heard of the arriving model's evaluation has been told."""
+
+    @classmethod
+    def begin(cls, plan: Plan, cohort: tuple[int, ...], now: float) -> Underway:
+        """Wait for all of the plan's workers."""
+        workers = plan.members.workers
+        return cls(plan, cohort, now, unevaluated=set(workers), unreported=set(workers))
+
+    def hear_evaluation(self, rank: int, evaluation: Evaluation) -> None:
+        """Take a worker's evaluation."""
+        self.evaluations[rank] = evaluation
+        self.unevaluated.discard(rank)
+
+    def hear_reports(self, rank: int, reports: Reports) -> None:
+        """Take a worker's reports."""
+        self.reports[rank] = reports
+        self.unreported.discard(rank)
+        self.finished += sum(report.finished for report in reports.reports)
+
+    def remove_dead(self, rank: int, *, training: bool) -> None:
+        """Wait for a dead worker no longer; while others still train, its reports go, and its sum with them."""
+        self.lost_evaluation |= rank in self.unevaluated
+        self.unevaluated.discard(rank)
+        if not training:
+            return
+        known = self.reports.pop(rank, None)
+        self.lost_report |= known is not None or rank in self.unreported
+        self.unreported.discard(rank)
+        self.finished -= sum(report.finished for report in known.reports) if known else 0
 
 
 @dataclass
@@ -49,9 +89,22 @@ class Reducing:
     verdict: Verdict
     tallied: float
     deadline: float
+    silent: set[int]
+    """Living members of which nothing has been heard."""
+    lacking: set[int]
+    """Servers that have not told that they have their sum."""
     words: dict[int, Moved] = field(default_factory=dict)
+    broken: bool = False
     grace: bool = False
     """Whether something broke, and a server's word that is on its way still counts."""
+
+    def hear(self, rank: int, word: Moved) -> None:
+        """Take what a member tells of its part."""
+        self.words[rank] = word
+        self.silent.discard(rank)
+        self.broken |= bool(word.broken)
+        if not word.broken:
+            self.lacking.discard(rank)
 
 
 @dataclass
@@ -82,3 +135,5 @@ class Closed:
 
 
 Phase: TypeAlias = Gathering | Training | Reducing | Applying | Evaluating | Closed
+WITH_ROUND = (Training, Reducing, Applying, Evaluating)
+"""Those in which a round is under way."""

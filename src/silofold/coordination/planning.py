@@ -20,28 +20,44 @@ def make(
     facts: Facts,
     members: Membership,
     number: int,
+    present: Sequence[int],
     cohort: Sequence[int],
-    carried: tuple[int, ...],
     carried_from: int,
     *,
     checkpoint: bool,
     last: bool,
     exit_code: int,
 ) -> Plan:
-    """Make the plan of a round, without what each receiver is told of its own silos; see `handed_out`."""
-    present, _ = members.present()
+    """Make the plan of a round, without what each receiver is told of its own; see `handed_out`.
+
+    Parameters
+    ----------
+    facts
+        The job.
+    members
+        Its ranks.
+    number
+        Of the round.
+    present
+        Workers that are ready, ascending.
+    cohort
+        Silos that are asked to train.
+    carried_from
+        Round of the newest checkpoint.
+    checkpoint, last, exit_code
+        As in `Plan`.
+    """
     return Plan(
         round=number,
-        members=Members(tuple(present), members.epoch, members.losses),
+        members=Members.of(present, members.epoch, members.losses),
         hosted=(),
-        cohort=tuple(cohort),
         dealt=(),
         upcoming=(),
-        total_weight=sum(facts.weight(facts.examples[silo]) for silo in cohort),
+        total_weight=sum(facts.weights[silo] for silo in cohort),
         window=facts.rounds.update_window,
         evaluate=number > 1 and (last or (number - 1) % facts.rounds.evaluate_every == 0),
         checkpoint=checkpoint,
-        carried=carried,
+        carried=(),
         carried_from=carried_from,
         last=last,
         exit_code=exit_code,
@@ -49,7 +65,14 @@ def make(
     )
 
 
-def handed_out(facts: Facts, members: Membership, plan: Plan, upcoming: Sequence[int]) -> Iterator[tuple[int, Plan]]:
+def handed_out(
+    facts: Facts,
+    members: Membership,
+    plan: Plan,
+    cohort: Sequence[int],
+    upcoming: Sequence[int],
+    carried: tuple[int, ...],
+) -> Iterator[tuple[int, Plan]]:
     """Yield each ready rank and its plan; who has the most to do comes first.
 
     Parameters
@@ -60,25 +83,31 @@ def handed_out(facts: Facts, members: Membership, plan: Plan, upcoming: Sequence
         Its ranks.
     plan
         The plan.
+    cohort
+        Silos that are asked to train.
     upcoming
         The cohort of the round after, as it would be now.
+    carried
+        See `Plan`.
     """
-    present, _ = members.present()
-    dealt, then = _deal(facts, members, plan.cohort, present), _deal(facts, members, upcoming, present)
+    present = plan.members.workers
+    dealt, then = _deal(facts, members, cohort, present), _deal(facts, members, upcoming, present)
     burden = {rank: sum(facts.examples[silo] for silo in silos) for rank, silos in dealt.items()}
     for rank in sorted(members.ready, key=lambda rank: (-burden.get(rank, 0), rank)):
-        yield (
-            rank,
-            msgspec.structs.replace(
-                plan, hosted=members.hosting.silos_of(rank), dealt=dealt.get(rank, ()), upcoming=then.get(rank, ())
-            ),
-        )
+        hosted, mine, next_ = members.hosting.silos_of(rank), dealt.get(rank, ()), then.get(rank, ())
+        told = carried if rank in members.servers else ()
+        yield rank, msgspec.structs.replace(plan, hosted=hosted, dealt=mine, upcoming=next_, carried=told)
 
 
 def _deal(facts: Facts, members: Membership, silos: Sequence[int], present: Sequence[int]) -> dict[int, tuple[int, ...]]:
     """Tell who trains which of these silos: its host or, where nothing ties it there, who has the least to do."""
+    if not silos:
+        return {}
     hosts = {rank: members.hosting.silos_of(rank) for rank in present}
     if facts.deals:
         return topology.deal(silos, facts.examples, hosts)
     wanted = set(silos)
-    return {rank: tuple(silo for silo in held if silo in wanted) for rank, held in hosts.items()}
+    return {
+        rank: held if wanted.issuperset(held) else tuple(silo for silo in held if silo in wanted)
+        for rank, held in hosts.items()
+    }

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from silofold.messages import Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from silofold.messages import Report, Summary
+
+
+MISSING = "no report within the update window"
+UNASKED = "was not asked to train"
 
 
 class Verdict(NamedTuple):
@@ -50,7 +54,7 @@ def judge(
     cohort: Sequence[int],
     reports: Collection[Sequence[Report]],
     examples: Sequence[int],
-    weight: Callable[[int], int],
+    weights: Sequence[int],
     update_ratio: float,
     elements: int,
 ) -> Verdict:
@@ -65,25 +69,27 @@ def judge(
         them.
     examples
         Training examples of every silo, as packed: a report of another number is refused.
-    weight
-        The strategy's weight for a number of examples.
+    weights
+        The strategy's weight of every silo.
     update_ratio
         Share of the cohort that must be accepted.
     elements
         Length of the model's vector: an update of another length is refused.
     """
-    by_silo = {report.silo: report for sent in reports for report in sent}
-    refused = {silo: _objection(by_silo.get(silo), examples[silo], elements) for silo in cohort}
+    refused = dict.fromkeys(cohort, MISSING)
     for sent in reports:
-        false = [(report.silo, refused.get(report.silo, "was not asked to train")) for report in sent if report.finished]
-        false = [(silo, why) for silo, why in false if why]
+        for report in sent:
+            if report.silo in refused:
+                refused[report.silo] = _objection(report, examples[report.silo], elements)
+    for sent in reports:
+        false = next((report for report in sent if report.finished and refused.get(report.silo, UNASKED)), None)
         if false:
-            story = f"came in one sum with silo {false[0][0]}, which {false[0][1]}"
+            story = f"came in one sum with silo {false.silo}, which {refused.get(false.silo, UNASKED)}"
             refused |= {report.silo: refused[report.silo] or story for report in sent if report.silo in refused}
     accepted = tuple(sorted(silo for silo, objection in refused.items() if not objection))
     return Verdict(
         accepted,
-        tuple(weight(examples[silo]) for silo in accepted),
+        tuple(weights[silo] for silo in accepted),
         {silo: objection for silo, objection in refused.items() if objection},
         len(accepted) >= needed(update_ratio, len(cohort)),
     )
@@ -174,9 +180,7 @@ def lasting(voids: Sequence[Summary], update_ratio: float) -> Cause:
     return Cause.RAISED if sum(by_model) >= sum(by_numbers) else Cause.DIVERGED
 
 
-def _objection(report: Report | None, examples: int, elements: int) -> str:
-    if report is None:
-        return "no report within the update window"
+def _objection(report: Report, examples: int, elements: int) -> str:
     if not report.finished:
         return report.reason or "not finished"
     if report.examples != examples:

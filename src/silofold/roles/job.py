@@ -11,7 +11,22 @@ from silofold import topology
 from silofold.comm import waiting
 from silofold.core.elements import Elements
 from silofold.errors import RequeueError
-from silofold.messages import Alive, AnyMessage, Expel, Gone, Halt, Here, Over, Plan, Ready, Regroup, Replan, SiloSummary
+from silofold.messages import (
+    Alive,
+    AnyMessage,
+    Expel,
+    Gone,
+    Halt,
+    Here,
+    Over,
+    Plan,
+    Ready,
+    Regroup,
+    Replan,
+    Settled,
+    SiloSummary,
+    Tally,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +34,7 @@ if TYPE_CHECKING:
     from silofold.comm.world import World
     from silofold.config import Settings
     from silofold.data.silo import Manifest
-    from silofold.messages import Members, Summary, Tally
+    from silofold.messages import Members, Summary
     from silofold.protocols import Strategy
     from silofold.record.rundir import RunFolder
 
@@ -154,7 +169,7 @@ class Job:
 
     def counts(self, tally: Tally) -> list[int] | None:
         """Count the updates that each contributing worker sends, or none where it sends one sum."""
-        return None if self.strategy.needs == "sum" else [len(silos) for silos in tally.silos]
+        return None if self.strategy.needs == "sum" else list(tally.counts)
 
 
 class StopNow(Exception):  # noqa: N818  (the user asked for it)
@@ -182,6 +197,12 @@ def await_plan(world: World, job: Job) -> Plan:
             if plan.last:
                 prepare_end(world, plan)
             return plan
+
+
+def await_word(world: World, job: Job, tally: Tally) -> Tally:
+    """Wait for what follows an attempt to bring the updates together: the same tally, settled, or another one."""
+    word = expect(world, job, (Tally, Settled))
+    return word if isinstance(word, Tally) else tally.as_settled()
 
 
 def is_over(world: World, job: Job) -> bool:

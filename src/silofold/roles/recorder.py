@@ -84,23 +84,23 @@ class Recorder:
         """Summarise a round, but for the evaluation: that comes with the next one."""
         plan, tally, verdict = closed.plan, closed.tally, closed.verdict
         trained = {report.silo: report for message in closed.reports.values() for report in message.reports}
-        counted = [trained[silo] for silo in tally.accepted]
+        counted = [trained[silo] for silo in verdict.accepted]
         seen = sum(report.seen for report in counted)
         parameters = self._slices[-1].stop
         width = 8 if self._job.settings.reduction == "exact" and self._job.strategy.needs == "sum" else 4
-        senders = len(tally.members.workers) if self._job.strategy.needs == "sum" else len(tally.accepted)
+        senders = len(tally.members.workers) if self._job.strategy.needs == "sum" else len(verdict.accepted)
         self._summary = Summary(
             round=plan.round,
             void=not tally.quorum_met,
-            cohort=list(plan.cohort),
-            accepted=list(tally.accepted),
+            cohort=list(closed.cohort),
+            accepted=list(verdict.accepted),
             train_loss=sum(report.loss_sum for report in counted) / seen if seen else None,
             accuracy=None,
             accuracy_low=None,
             accuracy_high=None,
             test_loss=None,
             test_examples=0,
-            silos=self._silos_told({*plan.cohort, *trained, *verdict.refused}, trained, verdict.refused),
+            silos=self._silos_told({*closed.cohort, *trained, *verdict.refused}, trained, verdict.refused),
             seconds=_phases(closed),
             ranks=self._rank_phases(closed),
             bytes_down=4 * parameters * len(plan.members.workers),

@@ -305,6 +305,7 @@ def _facts(
         weight=job.strategy.weight,
         draw=lambda silos, number: cohort.draw(silos, seeds.generator(settings.seed, "cohort", number)),
         certain=certain,
+        gathers=job.strategy.needs == "each",
         script={number: (summary.accepted, summary.void) for number, summary in job.script.items()},
         state_file=checkpoint.silo_name,
         start_round=job.start_round,

@@ -160,7 +160,7 @@ class Server:
         """Return the room that receives the shard's sum, or every accepted silo's slice."""
         self._clock = time.perf_counter()
         if self._job.strategy.needs == "each":
-            return np.empty((len(tally.accepted), len(self.vector)), np.float32)
+            return np.empty((len(tally.silos), len(self.vector)), np.float32)
         if self._node.holds((*self._job.layout.server_ranks, *tally.members.workers)):
             # nothing is sent that could break, and a server that does not answer ends the attempt for all (see
             # Scheduler.settle): no second attempt will find the first one's sum in a worker's room
@@ -176,12 +176,12 @@ class Server:
         sound = broken or all(np.isfinite(extreme(moved, initial=0)) for extreme in (np.min, np.max))
         unsound = "" if sound else f"server {self._shard} received numbers that are not finite"
         self._world.say(Moved(tally.round, tally.attempt, broken, unsound), topology.SCHEDULER)
-        return jobs.expect(self._world, self._job, Tally)
+        return jobs.await_word(self._world, self._job, tally)
 
     def apply(self, received: NDArray[Any], tally: Tally) -> None:
         """Combine what was received and move the shard."""
         reduced = time.perf_counter()
-        order = self._by_silo(tally) if self._job.strategy.needs == "each" else None
+        order = np.argsort(tally.silos).tolist() if self._job.strategy.needs == "each" else None  # rows come by worker
         weights = np.array(tally.weights, np.int64)
         move(self.vector, received, weights, order, self._job.strategy, self._optimizer, self._state, self._runs)
         done = time.perf_counter()
@@ -195,9 +195,3 @@ class Server:
         """Note a void round."""
         if not tally.quorum_met:
             logger.warning("round %d is void: the model stands", plan.round)
-
-    @staticmethod
-    def _by_silo(tally: Tally) -> list[int]:
-        """Where each accepted silo's row lies: rows arrive by worker."""
-        arrived = [silo for silos in tally.silos for silo in silos]
-        return [arrived.index(silo) for silo in tally.accepted]

@@ -161,7 +161,7 @@ class Worker:
         """Return the weighted sum of this worker's updates, or each of them."""
         if self._job.strategy.needs == "sum":
             return self._total.room
-        rows = [self._rows[silo] for silo in sorted(self._rows) if silo in tally.accepted]
+        rows = [self._rows[silo] for silo in sorted(self._rows) if silo in tally.silos]
         return np.stack(rows) if rows else np.empty((0, len(self.vector)), np.float32)
 
     def settle(self, tally: Tally, moved: NDArray[Any], broken: str) -> Tally:
@@ -171,13 +171,13 @@ class Worker:
             return tally.as_settled()
         if self._world.rank in tally.members.workers:
             self._world.say(Moved(tally.round, tally.attempt, broken), topology.SCHEDULER)
-        return jobs.expect(self._world, self._job, Tally)
+        return jobs.await_word(self._world, self._job, tally)
 
     def apply(self, sent: NDArray[Any], tally: Tally) -> None:
         """Keep the momentum of the silos whose updates count."""
         del sent
         if self._job.settings.local.keep_momentum:
-            self._momenta |= {silo: new for silo, new in self._new_momenta.items() if silo in tally.accepted}
+            self._momenta |= {silo: new for silo, new in self._new_momenta.items() if silo in tally.silos}
 
     def record(self, plan: Plan, tally: Tally) -> None:
         """Nothing: what is worth recording is logged when the model has been evaluated."""

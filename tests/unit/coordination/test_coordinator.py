@@ -40,6 +40,7 @@ from silofold.messages import (
     Reports,
     Saved,
     SavedFile,
+    Settled,
     Tally,
 )  # fmt: skip
 
@@ -56,7 +57,7 @@ def facts(*settings: str, **changes: Any) -> Facts:
     given = Facts(
         layout=layout, nodes=("a",) * 5, rounds=rounds, examples=EXAMPLES, hosted={2: (0,), 3: (1,), 4: (2,)},
         elements=ELEMENTS, survives=True, tied=False, keeps_state=False, deals=False, foresees=False,
-        weight=lambda examples: examples, draw=lambda silos, _: silos, certain=lambda _: False, script={},
+        weight=lambda examples: examples, draw=lambda silos, _: silos, certain=lambda _: False, gathers=False, script={},
         state_file=lambda silo: f"silo_{silo}.h5",
     )  # fmt: skip
     return dataclasses.replace(given, **changes)
@@ -129,7 +130,7 @@ def test_a_death_between_rounds_at_the_default_quorum_moves_the_silos_at_once() 
     play.whole_round()
     play.ready(SERVER, 2, 3)
     actions = play(Died(4))
-    assert only(actions, Opened).plan.cohort == (0, 1, 2)
+    assert only(actions, Opened).cohort == (0, 1, 2)
     assert sorted(silo for rank in (2, 3) for silo in play.to(rank, Plan)[-1].hosted) == [0, 1, 2]
 
 
@@ -214,9 +215,11 @@ def test_a_worker_that_is_lost_in_the_reduction_is_tallied_without() -> None:
     for rank in (SERVER, 2, 3):
         play(Heard(rank, Moved(1, 1, "revoked")))
     tally = play.to(2, Tally)[-1]
-    assert (tally.attempt, tally.accepted, tally.settled) == (2, (0, 1), False)
+    assert (tally.attempt, tally.members.workers, tally.silos, tally.weights) == (2, (2, 3), (0,), ())
+    assert play.to(3, Tally)[-1].silos == (1,)
+    assert play.to(SERVER, Tally)[-1].weights == EXAMPLES[:2]
     play(Heard(SERVER, Moved(1, 2)))
-    assert play.to(2, Tally)[-1].settled
+    assert play.to(2, Settled) == [Settled(1, 2)]
     assert isinstance(play.machine.phase, Applying)
 
 

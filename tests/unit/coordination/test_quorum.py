@@ -28,7 +28,7 @@ def judge(
     hosted: tuple[tuple[int, ...], ...] = ((0, 1), (2,), (3, 4)),
 ) -> Verdict:
     sent = [[report for report in reports if report.silo in silos] for silos in hosted]
-    return tally.judge(cohort, sent, EXAMPLES, lambda examples: examples, ratio, ELEMENTS)
+    return tally.judge(cohort, sent, EXAMPLES, EXAMPLES, ratio, ELEMENTS)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def report(module: nn.Module, *, reduction: str = "exact", strategy: str = "mean
     rng = np.random.default_rng(1)
     samples = local.load(rng.integers(0, 256, (20, 4, 4)).astype(np.uint8), rng.integers(0, 3, 20), CPU)
     plan = Plan(
-        1, Members((2,), 0, 0), (0,), (0,), (0,), (), total, 1e6, evaluate=False, checkpoint=False, carried=(),
+        1, Members.of((2,), 0, 0), (0,), (0,), (), total, 1e6, evaluate=False, checkpoint=False, carried=(),
         carried_from=0, last=False,
     )  # fmt: skip
     worker._planned = 1e12

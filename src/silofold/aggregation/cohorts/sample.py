@@ -32,7 +32,7 @@ class Sample:
     def draw(self, silos: Sequence[int], rng: np.random.Generator) -> list[int]:
         """Draw the sample."""
         wanted = self._size if isinstance(self._size, int) else max(1, math.ceil(self._size * len(silos) - 1e-9))
-        return sorted(int(silo) for silo in rng.choice(silos, min(wanted, len(silos)), replace=False))
+        return sorted(rng.choice(silos, min(wanted, len(silos)), replace=False).tolist())
 
 
 plugin = Sample
