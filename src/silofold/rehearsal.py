@@ -56,9 +56,8 @@ def story(job: Job, slices: Sequence[slice], people: Sequence[dict[str, Any]]) -
         What each rank runs on; ``memory`` is what it holds now, bytes.
     """
     parameters, layout, rounds = slices[-1].stop, job.layout, job.settings.rounds
-    exact = job.settings.reduction == "exact" and job.strategy.needs == "sum"
-    width, hosted = 8 if exact else 4, job.hosted()
-    senders = len(hosted) if job.strategy.needs == "sum" else len(job.data.silos)
+    width, hosted = job.uplink.dtype.itemsize, job.hosted()
+    senders = job.uplink.senders(len(hosted), len(job.data.silos))
     left = rounds.count - job.counted
     at_once = job.settings.local.side_by_side
     beside = 3 * at_once if at_once > 1 else 0  # weights, momentum and gradient of each silo of a group

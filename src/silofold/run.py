@@ -633,11 +633,8 @@ def _checked(world: World, job: Job, path: Path, parameters: int) -> Beginning:
 
 def _node(world: World, job: Job, parameters: int) -> Node:
     """Make the memory that the ranks of a node share."""
-    shares = job.settings.shared_memory and job.strategy.needs == "sum"
-    hosts = [host for host, _ in world.places] if shares else None
-    node = Node(
-        world, job.layout, parameters, np.float32, np.int64 if job.settings.reduction == "exact" else np.float32, hosts
-    )
+    hosts = [host for host, _ in world.places] if job.uplink.shared else None
+    node = Node(world, job.layout, parameters, np.float32, job.uplink.dtype, hosts)
     logger.info("model bytes go by %s", "shared memory within the node" if node.shared else "collectives alone")
     return node
 

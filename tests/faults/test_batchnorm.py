@@ -17,7 +17,6 @@ import mpirun
 from budget import whole_run
 from silofold import config, plugins, seeds, topology
 from silofold.aggregation import exact
-from silofold.messages import Members, Tally
 from silofold.roles.server import Server
 from silofold.training import local
 from silofold.training.flat import FlatModel
@@ -84,6 +83,7 @@ class Federation:
         job: Any = SimpleNamespace(
             settings=SimpleNamespace(server_optimizer=optimizer, reduction=reduction),
             strategy=self.strategy,
+            uplink=SimpleNamespace(sums=self.strategy.needs == "sum"),
             layout=topology.Layout(1 + servers + 1, servers),
             elements=getattr(self.model, "elements", None),
         )
@@ -109,7 +109,7 @@ class Federation:
                     exact.add(received, update, weight)
                 else:
                     received += np.float32(weight) * update
-        tally = Tally(number, 1, Members.of((9,), 0, 0), (), (), tuple(weights), quorum_met=True)
+        tally: Any = SimpleNamespace(round=number, silos=(0, 1, 2), weights=tuple(weights))
         for span, server in self.servers:
             server.apply(np.ascontiguousarray(received[..., span]), tally)
 

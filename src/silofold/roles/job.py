@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from silofold import topology
+from silofold.aggregation import uplink
 from silofold.comm import waiting
 from silofold.core.elements import Elements
 from silofold.errors import RequeueError
@@ -31,6 +32,7 @@ from silofold.messages import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from silofold.aggregation.uplink import Uplink
     from silofold.comm.world import World
     from silofold.config import Settings
     from silofold.data.silo import Manifest
@@ -142,10 +144,10 @@ class Job:
         workers = {rank: index for index, rank in enumerate(self.layout.worker_ranks)}
         return [frozenset(workers[rank] for rank in ranks if rank in workers) for ranks in self.reach]
 
-    @property
-    def sums_exactly(self) -> bool:
-        """Whether updates are added as integers, which bounds them."""
-        return self.settings.reduction == "exact" and self.strategy.needs == "sum"
+    @functools.cached_property
+    def uplink(self) -> Uplink:
+        """How updates come up."""
+        return uplink.decide(self.settings, self.strategy)
 
     @property
     def silence(self) -> float:
@@ -160,7 +162,7 @@ class Job:
         """
         settings = self.settings
         tied = settings.local.keep_momentum or settings.roles.near
-        return bool(settings.data.memory) and not tied and (settings.reduction == "exact" or self.strategy.needs == "each")
+        return bool(settings.data.memory) and not tied and self.uplink.any_order
 
     def hosted(self) -> dict[int, tuple[int, ...]]:
         """Spread the silos over the workers, as a run begins."""
@@ -169,7 +171,7 @@ class Job:
 
     def counts(self, tally: Tally) -> list[int] | None:
         """Count the updates that each contributing worker sends, or none where it sends one sum."""
-        return None if self.strategy.needs == "sum" else list(tally.counts)
+        return None if self.uplink.sums else list(tally.counts)
 
 
 class StopNow(Exception):  # noqa: N818  (the user asked for it)

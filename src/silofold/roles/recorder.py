@@ -87,8 +87,8 @@ class Recorder:
         counted = [trained[silo] for silo in verdict.accepted]
         seen = sum(report.seen for report in counted)
         parameters = self._slices[-1].stop
-        width = 8 if self._job.settings.reduction == "exact" and self._job.strategy.needs == "sum" else 4
-        senders = len(tally.members.workers) if self._job.strategy.needs == "sum" else len(verdict.accepted)
+        width = self._job.uplink.dtype.itemsize
+        senders = self._job.uplink.senders(len(tally.members.workers), len(verdict.accepted))
         self._summary = Summary(
             round=plan.round,
             void=not tally.quorum_met,

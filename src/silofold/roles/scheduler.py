@@ -284,11 +284,10 @@ def _facts(
     """Say what the coordinator must know of the job."""
     settings, servers = job.settings, tuple(job.layout.server_ranks)
     cohort: Cohort = plugins.load("cohort", settings.cohort)
-    exact = settings.reduction == "exact" and job.strategy.needs == "sum"
 
     def certain(members: Members) -> bool:
         """Whether sums cannot fail: they are read where workers have left them, and any bits add up."""
-        return exact and node.holds((*servers, *members.workers))
+        return job.uplink.exact and node.holds((*servers, *members.workers))
 
     return Facts(
         layout=job.layout,
@@ -305,7 +304,7 @@ def _facts(
         weight=job.strategy.weight,
         draw=lambda silos, number: cohort.draw(silos, seeds.generator(settings.seed, "cohort", number)),
         certain=certain,
-        gathers=job.strategy.needs == "each",
+        gathers=not job.uplink.sums,
         script={number: (summary.accepted, summary.void) for number, summary in job.script.items()},
         state_file=checkpoint.silo_name,
         start_round=job.start_round,

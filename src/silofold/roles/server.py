@@ -159,14 +159,14 @@ class Server:
     def update(self, tally: Tally) -> NDArray[Any]:
         """Return the room that receives the shard's sum, or every accepted silo's slice."""
         self._clock = time.perf_counter()
-        if self._job.strategy.needs == "each":
+        if not self._job.uplink.sums:
             return np.empty((len(tally.silos), len(self.vector)), np.float32)
         if self._node.holds((*self._job.layout.server_ranks, *tally.members.workers)):
             # nothing is sent that could break, and a server that does not answer ends the attempt for all (see
             # Scheduler.settle): no second attempt will find the first one's sum in a worker's room
             return self._node.lend(tally.members.workers[0], self._span)
         if tally.attempt > 1 or not len(self._sum):  # late bytes of the attempt before may still land in the old one
-            self._sum = np.zeros(len(self.vector), np.int64 if self._job.settings.reduction == "exact" else np.float32)
+            self._sum = np.zeros(len(self.vector), self._job.uplink.dtype)
         return self._sum
 
     def settle(self, tally: Tally, moved: NDArray[Any], broken: str) -> Tally:
@@ -181,7 +181,7 @@ class Server:
     def apply(self, received: NDArray[Any], tally: Tally) -> None:
         """Combine what was received and move the shard."""
         reduced = time.perf_counter()
-        order = np.argsort(tally.silos).tolist() if self._job.strategy.needs == "each" else None  # rows come by worker
+        order = None if self._job.uplink.sums else np.argsort(tally.silos).tolist()  # rows come by worker
         weights = np.array(tally.weights, np.int64)
         move(self.vector, received, weights, order, self._job.strategy, self._optimizer, self._state, self._runs)
         done = time.perf_counter()

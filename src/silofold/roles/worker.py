@@ -159,7 +159,7 @@ class Worker:
 
     def update(self, tally: Tally) -> NDArray[Any]:
         """Return the weighted sum of this worker's updates, or each of them."""
-        if self._job.strategy.needs == "sum":
+        if self._job.uplink.sums:
             return self._total.room
         rows = [self._rows[silo] for silo in sorted(self._rows) if silo in tally.silos]
         return np.stack(rows) if rows else np.empty((0, len(self.vector)), np.float32)
@@ -256,10 +256,10 @@ class Worker:
         if not reason and (objection := self._objection(update, plan.total_weight)):
             reason, cause = objection, Cause.DIVERGED
         if not reason:
-            if self._job.strategy.needs == "each":
-                self._rows[silo] = update.cpu().numpy().copy()
-            else:
+            if self._job.uplink.sums:
                 self._total.add(update, weight)
+            else:
+                self._rows[silo] = update.cpu().numpy().copy()
             if member.momentum is not None:
                 self._new_momenta[silo] = member.momentum
         elements = len(update) - (planned == "short")
@@ -272,7 +272,7 @@ class Worker:
     def _objection(self, update: torch.Tensor, total_weight: int) -> str:
         """Say why a (P,) float32 update cannot be added; empty if it can."""
         extreme = largest(update)
-        if math.isfinite(extreme) and (not self._job.sums_exactly or exact.in_range(extreme, total_weight)):
+        if math.isfinite(extreme) and (not self._job.uplink.exact or exact.in_range(extreme, total_weight)):
             return ""
         at = int(torch.nan_to_num(update, nan=math.inf).abs().argmax())
         element, moved = self._job.elements.at(at), float(update[at])
