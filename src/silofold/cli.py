@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _ASKING = {"status", "stop", "scale"}
 """Commands about a job that runs elsewhere."""
-_WITHOUT_MPI = {"baseline", "compare", "evaluate", "predict", "report", "verify"}
+_WITHOUT_MPI = {"baseline", "compare", "evaluate", "predict", "report", "trace", "verify"}
 """Commands of one process."""
 
 
@@ -103,6 +103,8 @@ def _without_mpi(options: argparse.Namespace) -> int:
             from silofold.evaluate import main as command
         case "predict":
             from silofold.evaluate import predict as command
+        case "trace":
+            from silofold.commands.trace import main as command
         case "verify":
             from silofold.commands.verify import main as command
         case _:
@@ -172,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; repeatable")
     doctor.add_argument("--json", action="store_true", help="the findings as one line of JSON")
     _add_shape(doctor)
+    trace = commands.add_parser("trace", help="say who waited for whom in a round, of a running or a dead job")
+    _add_folder(trace)
+    trace.add_argument("--round", type=int, metavar="N", help="the round (default: the last one)")
     verify = commands.add_parser("verify", help="say whether a run folder is whole and is what it says")
     verify.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder, or a folder of silos")
     _add_measuring(commands)

@@ -10,7 +10,7 @@ import enum
 import functools
 import hashlib
 import math
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 import msgspec
 
@@ -313,6 +313,8 @@ AnyMessage: TypeAlias = (
     Ready | Plan | Evaluation | Reports | Tally | Settled | Moved | Applied | Saved
     | Alive | Halt | Here | Regroup | Expel | Over | Replan | Broken | Gone
 )  # fmt: skip
+KINDS: tuple[type, ...] = get_args(AnyMessage)
+"""Every kind of message; a trace names one by its place."""
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
 
 

@@ -324,6 +324,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
                 logging.getLogger("silofold").addHandler(logging.NullHandler())
             else:
                 log.start(job.folder.log(title), title)
+                world.note_in(job.folder.trace(title))
         except OSError as fault:
             raise RunFolderError("run-write", f"{fault.filename}: {fault.strerror}") from None
     with world.together():

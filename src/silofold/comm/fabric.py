@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silofold.comm import waiting
+from silofold.core import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -106,7 +107,7 @@ class Fabric:
         }  # fmt: skip
 
         transfers = (comm.Ibcast(landing[shard][part], 0) for shard, comm, part in self._chunks())
-        broken = self._complete(transfers, landing, window, "model broadcast")
+        broken = self._complete(transfers, landing, window, trace.MODEL)
         if self._receives and self._node.shared:
             for shard in self._brought:
                 if not broken:
@@ -138,7 +139,7 @@ class Fabric:
             As in `share_model`; it is the server that must take another array.
         """
         transfers = self._reduce(mine) if counts is None else self._gather(mine, counts)
-        return self._complete(transfers, mine, window, "reduction")
+        return self._complete(transfers, mine, window, trace.UPDATES)
 
     def _chunks(self) -> Iterator[tuple[int, MPI.Intracomm, slice]]:
         """Cut the shards that this rank moves into chunks, in the same order on all ranks: no two wait for each other."""
@@ -175,12 +176,14 @@ class Fabric:
             self._abandoned.append(part)  # the requests do not keep it
             yield _gather(comm, part, counts)
 
-    def _complete(self, transfers: Iterable[MPI.Request], buffer: object, window: float, what: str) -> str:
+    def _complete(self, transfers: Iterable[MPI.Request], buffer: object, window: float, kind: int) -> str:
         from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
 
         if self.broken:
             return self.broken
         requests: deque[MPI.Request] = deque()
+        what = "model broadcast" if kind == trace.MODEL else "reduction"
+        self._world.note(trace.MOVES, kind)
         try:
             waiting.complete(transfers, time.monotonic() + window, requests)
         except waiting.Timeout:
@@ -189,6 +192,7 @@ class Fabric:
             if not self._world.survives:
                 raise
             self._break(f"the {what} broke: {fault.Get_error_string()}")
+        self._world.note(trace.BROKE if self.broken else trace.MOVED, kind)
         if self.broken:
             self._abandoned += [requests, buffer, *self._travelling]
         else:

@@ -23,16 +23,21 @@ import numpy as np
 
 from silofold import machine, messages
 from silofold.comm import bell, failures, waiting
+from silofold.core import trace
 from silofold.core.endings import RESUMABLE
 from silofold.errors import RequeueError, SilofoldError, TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from mpi4py import MPI
     from numpy.typing import NDArray
 
+    from silofold.core.trace import Ring
+
 CONTROL, MODEL = 1, 2
+_PLACES = {kind: place for place, kind in enumerate(messages.KINDS)}
 CHUNK = 2**27
 """Elements in one call at most: MPI counts end at 2^31 - 1 elements in many libraries."""
 START_WINDOW = 300.0
@@ -68,6 +73,8 @@ class World:
             # Open MPI makes group communicators by messages with the caller's tag on the parent: on the communicator of the
             # control messages, a probe would take one of them for a control message
             self.nursery = comm.Dup()
+        self.trace: Ring | None = None
+        """Where this rank notes what it says, hears and waits for; none before its folder is known."""
         self._leaving: list[tuple[MPI.Request, bytes]] = []
         self._arriving: list[tuple[int, MPI.Request, bytearray]] = []
         self._deaths: deque[int] = deque()
@@ -105,6 +112,7 @@ class World:
         from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
 
         data = messages.encode(message)
+        self.note(trace.SAYS, _PLACES[type(message)], to, getattr(message, "round", 0))
         self._prune()
         with self._tolerating(MPI.Exception):
             self._leaving.append((self.comm.Isend(data, dest=to, tag=CONTROL), data))
@@ -191,14 +199,31 @@ class World:
                 heard.append(found)
             return found is not None
 
-        waiting.until(arrived, deadline, self._rest, self._longest_sleep)
-        return heard[0]
+        if not arrived():
+            self.note(trace.WAITS)
+            waiting.until(arrived, deadline, self._rest, self._longest_sleep)
+        rank, message = heard[0]
+        self.note(trace.HEARS, _PLACES[type(message)], rank, getattr(message, "round", 0))
+        return rank, message
+
+    def note_in(self, path: Path) -> None:
+        """Note what happens in this file from now on."""
+        if self.trace:  # of this process before it regrouped
+            self.trace.close()
+        self.trace = trace.Ring(path, self.rank)
+
+    def note(self, what: int, kind: int = 0, peer: int = -1, number: int = 0) -> None:
+        """Note in the trace what happens; see `silofold.core.trace`."""
+        if self.trace:
+            self.trace.note(what, kind, peer, number)
 
     def _rest(self, seconds: float) -> bool:
         """Sleep until the bell rings, but no longer than so many seconds, and short while a message is on its way.
 
         A large message moves in parts, each when one of its two ranks looks.
         """
+        if self.trace:
+            self.trace.flush()
         self._prune()
         travelling = self._leaving or self._arriving
         return self._bell.rest(min(seconds, waiting.LONGEST_SLEEP) if travelling else seconds)
@@ -277,7 +302,7 @@ class World:
             raise RequeueError("rank-lost", "another rank died while the survivors regrouped; resume the run")
         self._bell.close()
         world = World(comm, self.patience, self.end_job)
-        world.troubled = True
+        world.troubled, world.trace = True, self.trace
         return world
 
     def end_rank(self, rank: int) -> bool:

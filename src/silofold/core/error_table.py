@@ -158,6 +158,7 @@ ERRORS: dict[str, Entry] = {
     "system-call": Entry(BAD_INPUT, "The system refused what was asked of a path.", "Look at the path that is named."),
     "out-write": Entry(BAD_INPUT, "A file that was asked for cannot be written.", "Name another place."),
     "job-none": Entry(BAD_INPUT, "No job is at work in the run folder.", "silofold status tells more."),
+    "trace-round": Entry(BAD_INPUT, "No rank's trace tells of that round any more.", "Leave --round out: the last one."),
     "job-scale": Entry(BAD_INPUT, "There is nobody to scale with.", "Start with --standby, or with more workers."),
     "job-change": Entry(BAD_INPUT, "A change of the number of workers is none, or too large.", "Write +2 or -1."),
     "replay-differs": Entry(REPLAY_DIFFERS, "A replay gave other bits than the record.", "Compare the environments."),

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 LAST_END = ".last_end"
 STATUS = "status.json"
-_NO_RUN = re.compile(
-    rf"{re.escape(LOCK)}|{re.escape(LAST_END)}|status\.(json|tmp)|\.idle_starts|control|scheduler|(server|standby|worker)_\d+"
-)
+_RANK = re.compile(r"scheduler|(?:server|standby|worker)_\d{1,9}")
+_NO_RUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(LAST_END)}|status\.(json|tmp)|\.idle_starts|control|{_RANK.pattern}")
 """What a start leaves that came to no round; ``.idle_starts`` is of version 0.1."""
 
 _drafts = itertools.count()
@@ -61,9 +60,17 @@ class RunFolder:
         """Return the folder of a rank: ``scheduler``, ``server_0``, ``worker_3``."""
         return self.path / title
 
+    def titles(self) -> list[str]:
+        """Name the ranks that have a folder."""
+        return sorted(path.name for path in self.path.glob("*") if _RANK.fullmatch(path.name) and path.is_dir())
+
     def log(self, title: str) -> Path:
         """Return the log file of a rank: ``scheduler/scheduler.log``, ``server_0/server.log``."""
         return self.rank(title) / f"{title.partition('_')[0]}.log"
+
+    def trace(self, title: str) -> Path:
+        """Return the trace of a rank: ``worker_3/trace.bin``."""
+        return self.rank(title) / "trace.bin"
 
     def worker_checkpoint(self, title: str, batch_size: int, number: int) -> Path:
         """Return where a worker keeps the model it received after round `number`, named as in the original."""
