@@ -25,6 +25,8 @@ _RECORD: Final = struct.Struct("<dIiiHBB")
 SLOTS: Final = 2048
 FLUSH_EVERY: Final = 1e-3
 """Seconds between two writes: a scheduler of ten thousand ranks hears more often than that."""
+MOST_WAITING: Final = 256
+"""Events that are not written yet, at most."""
 SAYS, HEARS, WAITS, MOVES, MOVED, BROKE = range(1, 7)
 """What happened: a message left, one came, a wait for one began, a collective began, ended, or broke."""
 MODEL, UPDATES = range(2)
@@ -95,7 +97,7 @@ class Ring:
         self._round = number or self._round
         now = time.time()
         self._waiting.append(_RECORD.pack(now, self._number, peer, self._round, self._rank, what, kind))
-        if now - self._flushed > FLUSH_EVERY:
+        if now - self._flushed > FLUSH_EVERY or len(self._waiting) >= MOST_WAITING:
             self._flushed = now
             self.flush()
 
@@ -104,7 +106,7 @@ class Ring:
         if not self._waiting or self._file < 0:
             return
         first = (self._number - len(self._waiting)) % SLOTS
-        data, self._waiting = b"".join(self._waiting[-SLOTS:]), []
+        data, self._waiting = b"".join(self._waiting), []
         until = (SLOTS - first) * _RECORD.size
         try:
             os.pwrite(self._file, data[:until], first * _RECORD.size)
