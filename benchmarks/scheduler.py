@@ -53,7 +53,7 @@ class Bench:
             examples=self.examples, hosted=hosted, elements=ELEMENTS, survives=True, tied=False, keeps_state=False,
             deals=False, foresees=False, weight=lambda examples: examples,
             draw=lambda found, number: cohort.draw(found, seeds.generator(1, "cohort", number)),
-            certain=lambda _: not apart, gathers=False, script={}, state_file=str,
+            certain=lambda _: not apart, gathers=False, script={},
         )  # fmt: skip
         self.coordinator = Coordinator(self.facts, 0.0)
         self.spent = dict.fromkeys(("decide", "encode", "decode"), 0.0)

@@ -95,6 +95,8 @@ class Plan(Message, frozen=True):
     upcoming: tuple[int, ...]
     """Those that it will train in the next round, if no rank is lost or late: where silos are read when they are needed, the
     first of them is read while this round's last one trains."""
+    states: tuple[int, ...]
+    """Where silos keep a state, the round in which that of each of `dealt` was written; 0: it has none yet."""
     total_weight: int
     """Sum of the weights of the whole cohort: the bound of the exact sum rests on it."""
     window: float
@@ -103,11 +105,6 @@ class Plan(Message, frozen=True):
     """Whether the arriving model (of the round before) is evaluated."""
     checkpoint: bool
     """Whether the arriving model is written as a checkpoint."""
-    carried: tuple[int, ...]
-    """Told to servers alone: silos whose kept momentum is out of reach and unchanged, so that they copy it from the
-    checkpoint before."""
-    carried_from: int
-    """Round of that checkpoint."""
     last: bool
     """Whether the run ends once the model has arrived and been evaluated: nothing is trained."""
     exit_code: int = 0
@@ -171,6 +168,8 @@ class Report(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The same as a word that decisions rest on."""
     raised: str = ""
     """Class and place of the exception that the model raised: the same exception again has the same."""
+    state: str = ""
+    """Digest of the state that the silo keeps if its update counts; empty where it keeps none."""
 
 
 class Reports(Message, frozen=True):
@@ -180,6 +179,13 @@ class Reports(Message, frozen=True):
     seconds: float
     """Seconds from the end of the evaluation to the last silo's end."""
     reports: tuple[Report, ...]
+
+
+class StateOf(msgspec.Struct, frozen=True, array_like=True):
+    """What a silo keeps: the round that it is of, and the sha256 of what it holds."""
+
+    round: int
+    sha256: str
 
 
 class Tally(Message, frozen=True):
@@ -406,6 +412,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     bytes_up: int
     model_sha256: str
     shard_sha256: list[str]
+    states: dict[int, str] = {}
+    """Of silos that keep a state and whose updates count: the sha256 of what each keeps."""
 
     def curves(self) -> dict[str, float]:
         """Return the round's point on every curve that a tracker draws, of what was measured and is finite."""

@@ -47,7 +47,7 @@ from silofold.errors import (
 )  # fmt: skip
 from silofold.evaluation.accuracy import chance
 from silofold.messages import Broken, Over, Regroup, Summary, sha256
-from silofold.record import checkpoint, control, history, log, rundir, surroundings, whole
+from silofold.record import checkpoint, control, history, log, rundir, silo_state, surroundings, whole
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
 from silofold.roles.shelf import Shelf
@@ -601,7 +601,7 @@ def _restore_point(world: World, job: Job, request: Request, beginning: Beginnin
     for name in names:
         try:
             with world.together():
-                return _checked(world, job, folder / name, slices[-1].stop)
+                return _checked(world, job, folder / name, slices[-1].stop, adopts=not request.rehearse)
         except (CheckpointError, worlds.AgreedFault) as fault:
             stories.append(str(fault))
         if world.rank == 0:
@@ -616,7 +616,7 @@ def _restore_point(world: World, job: Job, request: Request, beginning: Beginnin
     return Beginning()
 
 
-def _checked(world: World, job: Job, path: Path, parameters: int) -> Beginning:
+def _checked(world: World, job: Job, path: Path, parameters: int, *, adopts: bool) -> Beginning:
     manifest = checkpoint.read_manifest(path)
     if manifest.parameters != parameters:
         raise CheckpointError(
@@ -629,6 +629,9 @@ def _checked(world: World, job: Job, path: Path, parameters: int) -> Beginning:
         checkpoint.check_files(path, manifest, sorted(manifest.files)[index :: job.layout.servers])
         if index == 0:  # anybody can seal a manifest: the files may be whole and the model another one
             checkpoint.check_model(path, manifest)
+        silo_state.check(job.folder.states, manifest.states, sorted(manifest.states)[index :: job.layout.servers])
+    if kind == "scheduler" and adopts:
+        manifest = msgspec.structs.replace(manifest, states=silo_state.adopt(job.folder.states, path, manifest))
     return Beginning(after=manifest.round, counted=manifest.counted, voids=manifest.voids, manifest=manifest)
 
 
@@ -677,15 +680,7 @@ def _make_role(
     if trainee is None:
         raise AssertionError
     trainer, shelf, _, found = trainee
-    momenta = {}
-    if beginning.manifest:
-        files = {silo: checkpoint.silo_name(silo) for silo in job.hosted().get(world.rank, ())}
-        momenta = {
-            silo: checkpoint.read_momentum(path / name, len(trainer.model.trainable))
-            for silo, name in files.items()
-            if name in beginning.manifest.files
-        }
-    worker: Worker = Worker(world, job, trainer, node.model, node.room, shelf, momenta, draws=found.draws)
+    worker: Worker = Worker(world, job, trainer, node.model, node.room, shelf, draws=found.draws)
     return worker
 
 
@@ -720,7 +715,10 @@ def _make_scheduler(
             sink.open(job.folder.path, [history.fill_in(summary, job.untold) for summary in earlier])
     except OSError as fault:
         raise RunFolderError("run-write", f"{fault.filename or job.folder.path}: {fault.strerror}") from None
-    recorder = Recorder(job, record, sinks, settings, slices, changes)
+    states = None
+    if job.settings.local.keep_momentum:
+        states = silo_state.Files(job.folder.states, job.folder.checkpoints, resumed.states if resumed else {})
+    recorder = Recorder(job, record, sinks, settings, slices, changes, states)
     failures = quorum.failures_in_a_row(earlier, job.settings.rounds.bench_after)
     return Scheduler(world, job, node, recorder, resumed, failures, slices[-1].stop)
 

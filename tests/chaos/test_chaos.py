@@ -94,10 +94,11 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "standby, kill", Case("standby 0: kill @ round 1 before plan", (2, 1, 3), needed=False)
     yield "the only server, kill before apply", Case("server 0: kill @ round 2 before apply", (1, 0, 3))
     yield "the only worker, kill before train", Case("worker 0: kill @ round 2 before train", (1, 0, 1), goes_on=False)
-    yield (
-        "worker with kept momentum, kill before train",
-        Case("worker 1: kill @ round 2 before train", settings=(("local.keep_momentum", "true"),), goes_on=False),
-    )
+    for step in STEPS:
+        yield (
+            f"worker with kept momentum, kill before {step}",
+            Case(f"worker 1: kill @ round 2 before {step}", settings=(("local.keep_momentum", "true"),)),
+        )
     yield (
         "worker with kept momentum, stop before train",
         Case("worker 1: stop @ round 2 before train", settings=(("local.keep_momentum", "true"),)),

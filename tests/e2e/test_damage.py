@@ -53,6 +53,11 @@ def to_folder(path: Path) -> None:
     path.mkdir()
 
 
+def state(folder: Path, silo: int) -> Path:
+    """Return the file of what a silo keeps after round 3."""
+    return folder.parents[1] / "state" / f"silo_{silo:04d}.r00003.h5"
+
+
 def emptied(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
@@ -62,10 +67,10 @@ def emptied(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str, int]] = {
     "shard cut short": (lambda folder: cut(folder / "shard_1.h5", 0.7), "shard_1.h5: damaged: its sha256", 2),
     "shard with a flipped bit": (lambda folder: flip(folder / "shard_0.h5"), "shard_0.h5: damaged: its sha256", 2),
-    "momentum with a flipped bit": (lambda folder: flip(folder / "silo_3.h5"), "silo_3.h5: damaged: its sha256", 2),
+    "momentum with a flipped bit": (lambda folder: flip(state(folder, 3), 0.99), "silo_0003.r00003.h5: damaged: ", 2),
     "manifest with a flipped byte": (lambda folder: flip_digit(folder / "manifest.json"), "manifest.json: damaged", 2),
     "empty manifest": (lambda folder: cut(folder / "manifest.json", 0), "manifest.json: damaged", 2),
-    "missing file": (lambda folder: (folder / "silo_5.h5").unlink(), "silo_5.h5: No such file", 2),
+    "missing file": (lambda folder: state(folder, 5).unlink(), "silo_0005.r00003.h5: No such file", 2),
     "unreadable file": (lambda folder: to_folder(folder / "shard_0.h5"), "shard_0.h5: found no regular file", 2),
     "empty folder": (emptied, "manifest.json: No such file", 2),
     "wrong round": (lambda folder: folder.rename(folder.with_name("round_00007")), "of round 3, but the folder is", 2),

@@ -59,7 +59,6 @@ def facts_of(plan: worlds.Plan) -> Facts:
         certain=certain,
         gathers=False,
         script={},
-        state_file=lambda silo: f"silo_{silo}.h5",
     )
 
 

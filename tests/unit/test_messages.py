@@ -42,7 +42,7 @@ MEMBERS = Members.of((2, 3, 5), 4, 1)
 EACH: list[AnyMessage] = [
     Ready("worker_3"),
     Plan(
-        4, MEMBERS, (7,), (5,), (1,), 2**40, 0.5, evaluate=True, checkpoint=False, carried=(1,), carried_from=2,
+        4, MEMBERS, (7,), (5,), (1,), (3,), 2**40, 0.5, evaluate=True, checkpoint=False,
         last=True, exit_code=75, expelled=(6,),
     ),
     Evaluation(4, "ab", 0.5, 0.25, (Score(0, 10, 9, 1.5), Score(7, 0, 0, 0.0))),

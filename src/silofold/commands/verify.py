@@ -12,7 +12,7 @@ from silofold.core import endings, guarded
 from silofold.core.console import shown
 from silofold.data import silo as silos
 from silofold.errors import RunFolderError, SilofoldError
-from silofold.record import answers, checkpoint, control, history, whole
+from silofold.record import answers, checkpoint, control, history, silo_state, whole
 from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def _checkpoint_faults(path: Path, rounds: list[Summary], record: Record | None)
         config.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
         checkpoint.check_files(path, manifest, manifest.files)
         checkpoint.check_model(path, manifest)
+        silo_state.check(RunFolder(path.parents[1]).states, manifest.states, manifest.states)
     except SilofoldError as fault:
         yield str(fault)
         return

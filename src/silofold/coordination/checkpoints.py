@@ -8,11 +8,12 @@ from silofold.coordination.events import CommitCheckpoint, Warn
 from silofold.coordination.facts import Saved
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     from silofold import messages
     from silofold.coordination.facts import Facts
-    from silofold.messages import Plan
+    from silofold.coordination.states import SiloStates
+    from silofold.messages import Plan, StateOf
 
 
 class Checkpointing:
@@ -28,10 +29,8 @@ class Checkpointing:
         self._facts = facts
         self._last = facts.saved
         self._overdue = False
-        self._moved: dict[int, int] = {}
-        """Round in which each silo's update was last accepted, since the start."""
         self._plan: Plan | None = None
-        self._carried: tuple[int, ...] = ()
+        self._states: dict[int, StateOf] = {}
         self._wanted: set[str] = set()
         self._missing: set[str] = set()
         self._parts: dict[str, messages.Saved] = {}
@@ -44,24 +43,6 @@ class Checkpointing:
         """Whether a checkpoint is being written."""
         return self._plan is not None
 
-    @property
-    def last_round(self) -> int:
-        """Round of the newest checkpoint; 0 for none."""
-        return self._last.round if self._last else 0
-
-    def moved(self, silos: Iterable[int], number: int) -> None:
-        """Take note of silos whose updates were accepted in a round."""
-        self._moved |= dict.fromkeys(silos, number)
-
-    def carried(self, absent: Collection[int]) -> tuple[int, ...] | None:
-        """Absent silos whose kept state the checkpoint before holds; none if one of them has moved since then."""
-        if not self._facts.keeps_state:
-            return ()
-        if any(self._moved.get(silo, 0) > self.last_round for silo in absent):
-            return None
-        files = self._last.files if self._last else {}
-        return tuple(sorted(silo for silo in absent if self._facts.state_file(silo) in files))
-
     def due(self, number: int, *, last: bool, complete: bool) -> tuple[bool, list[Warn]]:
         """Whether the model that arrives in this round is saved: not twice, and later while a silo's state is away."""
         done, every = number - 1, self._facts.rounds.checkpoint_every
@@ -70,27 +51,27 @@ class Checkpointing:
             return False, []
         told = []
         if not complete and not self._overdue:
-            told.append(Warn(f"no checkpoint of round {done}: momentum that moved since the last one is out of reach; "
-                             "it is written when its worker is back"))  # fmt: skip
+            told.append(Warn(f"no checkpoint of round {done}: what some silos keep is not on disk yet; "
+                             "it is written when their worker is back"))  # fmt: skip
         self._overdue = not complete
         return complete, told
 
-    def begin(self, plan: Plan, carried: tuple[int, ...], writers: Iterable[str], counted: int, voids: int) -> None:
+    def begin(self, plan: Plan, states: SiloStates, writers: Iterable[str], counted: int, voids: int) -> None:
         """Wait for the parts of a plan's checkpoint; one that is unfinished by then is overtaken.
 
         Parameters
         ----------
         plan
             The plan that asks for it, or does not.
-        carried
-            Silos whose kept state the servers copy from the checkpoint before.
+        states
+            What silos keep.
         writers
             Titles of the ranks that save a part.
         counted, voids
             Rounds up to the one that is saved.
         """
         if plan.checkpoint:
-            self._plan, self._carried, self._wanted, self._parts = plan, carried, set(writers), {}
+            self._plan, self._states, self._wanted, self._parts = plan, states.snapshot(), set(writers), {}
             self._missing = self._wanted.copy()
             self._rounds, self._digest = (counted, voids), None
 
@@ -116,13 +97,6 @@ class Checkpointing:
         if not self._digest:
             return Warn(f"checkpoint of round {plan.round - 1} given up: nobody could tell the model's digest")
         files = {entry.file: entry.sha256 for part in self._parts.values() for entry in part.files}
-        before = self._last.files if self._last else {}
-        changed = [
-            name for name in map(self._facts.state_file, self._carried) if files.get(name) != before.get(name)
-        ]  # fmt: skip
-        if changed:
-            self._overdue = True
-            return Warn(f"no checkpoint of round {plan.round - 1}: {', '.join(changed)} changed in the one before")
         self._last = Saved(plan.round - 1, files)
         slowest = max(part.seconds for part in self._parts.values())
-        return CommitCheckpoint(plan.round - 1, *self._rounds, self._digest, files, self._carried, slowest)
+        return CommitCheckpoint(plan.round - 1, *self._rounds, self._digest, files, self._states, slowest)

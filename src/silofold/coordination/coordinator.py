@@ -25,6 +25,7 @@ from silofold.coordination.events import (
 from silofold.coordination.facts import BEAT, GRACE
 from silofold.coordination.membership import Membership
 from silofold.coordination.phases import WITH_ROUND, Applying, Closed, Evaluating, Gathering, Reducing, Training, Underway
+from silofold.coordination.states import SiloStates
 from silofold.core.endings import RESUMABLE, STOPPED
 from silofold.messages import (
     Alive,
@@ -67,6 +68,8 @@ class Coordinator:
         Round under way or next, rounds that count so far, void rounds in a row.
     members : Membership
         The ranks.
+    states : SiloStates
+        What silos keep.
     ending : tuple of Ending and str, or None
         How the job ends before the last round, and why.
     """
@@ -74,6 +77,7 @@ class Coordinator:
     def __init__(self, facts: Facts, now: float) -> None:
         self._facts = facts
         self.members = Membership(facts)
+        self.states = SiloStates(facts)
         self._checkpoints = Checkpointing(facts)
         self.number, self.counted, self.voids = facts.start_round, facts.counted, facts.voids
         self._failures = dict(facts.failures)
@@ -157,6 +161,7 @@ class Coordinator:
         current = under.plan.round if under else 0
         match message:
             case Ready():
+                self.states.written(rank)
                 self.members.heard_ready(rank)
             case Saved():
                 self._checkpoints.heard(message)
@@ -176,7 +181,7 @@ class Coordinator:
         self._commit()
 
     def _remove_dead(self, rank: int) -> None:
-        title, keeps = self._facts.layout.title(rank), self._facts.keeps_state and self.members.hosting.silos_of(rank)
+        title = self._facts.layout.title(rank)
         self._out.append(Warn(f"{title} is dead"))
         self.members.remove_dead(rank)
         if isinstance(self.phase, WITH_ROUND):
@@ -185,9 +190,8 @@ class Coordinator:
             self.phase.silent.discard(rank)
         if rank in self.members.servers:
             self._finish(EndKind.LOST, why=f"{title} is dead")
-        elif keeps:
-            why = f"{title} is dead, and with it the momentum that its silos keep; resume the run"
-            self._finish(EndKind.RESUMABLE, "rank-lost", why)
+        elif rank in self.states.writers:
+            self._lose((), f"{title} is dead, and with it what its silos keep")
 
     def _tell_evaluation(self, under: Underway) -> None:
         """Tell how the arriving model does, once, with what has been heard of it by now."""
@@ -230,7 +234,7 @@ class Coordinator:
             return True
         for rank in members.give_up_waiting():
             self._out.append(Warn(f"{self._facts.layout.title(rank)} is not ready: nobody waits for it until it is"))
-        self._out += map(Warn, members.settle_hosts())
+        self._out += map(Warn, members.settle_hosts(self.states.writers))
         present, held = members.present()
         silos = sorted(held - self.benched)
         wanted = quorum.start_quorum(rounds.start_quorum, len(self._facts.examples) - len(self.benched))
@@ -246,6 +250,8 @@ class Coordinator:
 
     def _give_up_waiting(self, found: int, wanted: int) -> bool:
         """End the job because too few silos are ready."""
+        if away := self.states.writers:
+            return self._lose(away, "did not write what their silos keep")
         members, window = self.members, self._facts.rounds.start_window
         if len(self.benched) == len(self._facts.examples):
             why = f"round {self.number}: no silo is left that may train (rounds.bench_after)"
@@ -260,8 +266,7 @@ class Coordinator:
     def _rescale(self) -> None:
         change, self._scale = self._scale, 0
         if self._facts.tied:
-            why = "momentum (local.keep_momentum)" if self._facts.keeps_state else "files (roles.near)"
-            self._out.append(Warn(f"not scaled: silos cannot leave their {why}"))
+            self._out.append(Warn("not scaled: silos cannot leave their files (roles.near)"))
             return
         changed = self.members.hosting.scale(change, self.members.ready)
         self._out.append(Warn(f"scaled by {changed:+d} of {change:+d} workers: now {len(self.members.hosting.hosts)}"))
@@ -271,18 +276,16 @@ class Coordinator:
         facts, members = self._facts, self.members
         last = self._is_over()
         cohort = () if last else tuple(self._draw(silos, self.number))
-        carried = self._checkpoints.carried(members.absent_silos) if facts.keeps_state else ()
-        due, told = self._checkpoints.due(self.number, last=last, complete=carried is not None)
+        due, told = self._checkpoints.due(self.number, last=last, complete=not self.states.writers)
         self._out += told
         plan = planning.make(
-            facts, members, self.number, present, cohort, self._checkpoints.last_round,
+            facts, members, self.number, present, cohort,
             checkpoint=due, last=last, exit_code=self.ending[0].code if self.ending else 0,
         )  # fmt: skip
-        savers = [*members.servers, *(plan.members.workers if facts.keeps_state else ())]
-        self._checkpoints.begin(plan, carried or (), map(facts.layout.title, savers), self.counted, self.voids)
+        self._checkpoints.begin(plan, self.states, map(facts.layout.title, members.servers), self.counted, self.voids)
         upcoming = self._draw(silos, self.number + 1) if facts.foresees and not last and not facts.script else []
         self._out.append(Opened(plan, cohort))
-        plans = planning.handed_out(facts, members, plan, cohort, upcoming, carried or ())
+        plans = planning.handed_out(facts, members, plan, cohort, upcoming, self.states)
         self._out += [Send(rank, mine) for rank, mine in plans]
         members.ready -= members.servers | set(plan.members.workers)
         under = Underway.begin(plan, cohort, now)
@@ -342,6 +345,7 @@ class Coordinator:
         if not met:
             self._close_round(Applying(under, tally, verdict, tallied, deadline), now)
         elif tally.certain:
+            self.states.count(tally.round, silos, under.reports)
             self.phase = Applying(under, tally.as_settled(), verdict, tallied, deadline)
         else:
             everyone = members.living & {*members.servers, *silos}
@@ -368,6 +372,7 @@ class Coordinator:
             return True
         if whole:
             settled = tally.as_settled()
+            self.states.count(tally.round, tallying.shares(phase.verdict, under.reports), under.reports)
             self._out.append(Tallied(settled, phase.verdict))
             self._out += [Send(rank, Settled(tally.round, tally.attempt)) for rank in self._listeners(under)]
             deadline = now + under.plan.window + GRACE
@@ -409,8 +414,6 @@ class Coordinator:
             under.plan, under.cohort, tally, phase.verdict, under.reports, under.evaluations, phase.applied, under.began,
             phase.tallied,
         ))  # fmt: skip
-        if tally.settled:
-            self._checkpoints.moved(phase.verdict.accepted, under.plan.round)
         self.number += 1
         self.voids = 0 if tally.quorum_met else self.voids + 1
         self.counted += tally.quorum_met or rounds.count_void
@@ -471,7 +474,7 @@ class Coordinator:
     def _lose(self, servers: Iterable[int], why: str) -> bool:
         """Go on without servers that live but do not answer, where the survivors can."""
         ranks = tuple(sorted(servers))
-        story = f"{', '.join(map(self._facts.layout.title, ranks))} {why}"
+        story = f"{', '.join(map(self._facts.layout.title, ranks))} {why}".strip()
         if not self._facts.survives:
             return self._finish(EndKind.RESUMABLE, "rank-lost", f"{story}; resume the run")
         self._out.append(Warn(story))

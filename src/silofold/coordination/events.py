@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from silofold.coordination.quorum import Verdict
-    from silofold.messages import AnyMessage, Applied, Evaluation, Plan, Reports, Tally
+    from silofold.messages import AnyMessage, Applied, Evaluation, Plan, Reports, StateOf, Tally
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ class CommitCheckpoint:
     model_sha256: str
     files: dict[str, str]
     """sha256 of each file."""
-    carried: tuple[int, ...]
+    states: dict[int, StateOf]
+    """What each silo keeps."""
     seconds: float
     """Of the slowest rank."""
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from silofold.config import Rounds
-    from silofold.messages import Members
+    from silofold.messages import Members, StateOf
     from silofold.topology import Layout
 
 GRACE = 2.0
@@ -48,9 +48,9 @@ class Facts:
     survives
         Whether the survivors of a rank's death can go on.
     tied
-        Whether silos cannot move to another worker.
+        Whether silos cannot move to another worker, since their files are not there.
     keeps_state
-        Whether silos keep a state that dies with its worker.
+        Whether silos keep a state from one of their rounds to the next.
     deals
         Whether a cohort is dealt out anew each round, whoever hosts its silos.
     foresees
@@ -65,14 +65,14 @@ class Facts:
         Whether servers receive each silo's update, and not a sum.
     script
         Of a replay: round → accepted silos, and whether it was void.
-    state_file
-        Names the file of a silo's kept state in a checkpoint.
     start_round, counted, voids
         Where the rounds begin.
     failures
         Failures in a row of each silo so far.
     saved
         The checkpoint that the run goes on from.
+    states
+        What each silo keeps as the rounds begin.
     """
 
     layout: Layout
@@ -91,12 +91,12 @@ class Facts:
     certain: Callable[[Members], bool]
     gathers: bool
     script: Mapping[int, tuple[list[int], bool]]
-    state_file: Callable[[int], str]
     start_round: int = 1
     counted: int = 0
     voids: int = 0
     failures: Mapping[int, int] = field(default_factory=dict)
     saved: Saved | None = None
+    states: Mapping[int, StateOf] = field(default_factory=dict)
 
     @functools.cached_property
     def weights(self) -> tuple[int, ...]:

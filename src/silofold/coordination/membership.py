@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from silofold.coordination.hosting import Hosting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from silofold.coordination.facts import Facts
 
@@ -88,9 +88,15 @@ class Membership:
         self.late |= dict.fromkeys(absent, 0)
         return absent
 
-    def settle_hosts(self) -> list[str]:
-        """Let ranks that are ready look after the silos of those that are dead or away; say what was done."""
-        for rank in sorted(set(self.late) - self.ready):
+    def settle_hosts(self, keepers: Collection[int] = ()) -> list[str]:
+        """Let ranks that are ready look after the silos of those that are dead or away; say what was done.
+
+        Parameters
+        ----------
+        keepers
+            Ranks that have not written what their silos keep: nobody else can train these.
+        """
+        for rank in sorted(set(self.late) - self.ready - set(keepers)):
             self.hosting.lend(rank)
         return self.hosting.rehost(self.ready & self.living)
 
@@ -98,11 +104,6 @@ class Membership:
         """List the workers that are ready, and the silos that they host."""
         workers = sorted(self.ready & self.hosting.hosts)
         return workers, {silo for rank in workers for silo in self.hosting.silos_of(rank)}
-
-    @property
-    def absent_silos(self) -> set[int]:
-        """Silos that no ready worker hosts."""
-        return set(range(len(self._facts.examples))) - self.present()[1]
 
     def beside(self, rank: int) -> tuple[int, ...]:
         """Return the living ranks on the node of a rank, which can end it."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from silofold.coordination.facts import Facts
     from silofold.coordination.membership import Membership
+    from silofold.coordination.states import SiloStates
 
 
 def make(
@@ -22,7 +23,6 @@ def make(
     number: int,
     present: Sequence[int],
     cohort: Sequence[int],
-    carried_from: int,
     *,
     checkpoint: bool,
     last: bool,
@@ -42,8 +42,6 @@ def make(
         Workers that are ready, ascending.
     cohort
         Silos that are asked to train.
-    carried_from
-        Round of the newest checkpoint.
     checkpoint, last, exit_code
         As in `Plan`.
     """
@@ -53,12 +51,11 @@ def make(
         hosted=(),
         dealt=(),
         upcoming=(),
+        states=(),
         total_weight=sum(facts.weights[silo] for silo in cohort),
         window=facts.rounds.update_window,
         evaluate=number > 1 and (last or (number - 1) % facts.rounds.evaluate_every == 0),
         checkpoint=checkpoint,
-        carried=(),
-        carried_from=carried_from,
         last=last,
         exit_code=exit_code,
         expelled=tuple(sorted(members.living - members.ready)) if last else (),
@@ -71,7 +68,7 @@ def handed_out(
     plan: Plan,
     cohort: Sequence[int],
     upcoming: Sequence[int],
-    carried: tuple[int, ...],
+    states: SiloStates,
 ) -> Iterator[tuple[int, Plan]]:
     """Yield each ready rank and its plan; who has the most to do comes first.
 
@@ -87,16 +84,16 @@ def handed_out(
         Silos that are asked to train.
     upcoming
         The cohort of the round after, as it would be now.
-    carried
-        See `Plan`.
+    states
+        What silos keep.
     """
     present = plan.members.workers
     dealt, then = _deal(facts, members, cohort, present), _deal(facts, members, upcoming, present)
     burden = {rank: sum(facts.examples[silo] for silo in silos) for rank, silos in dealt.items()}
     for rank in sorted(members.ready, key=lambda rank: (-burden.get(rank, 0), rank)):
         hosted, mine, next_ = members.hosting.silos_of(rank), dealt.get(rank, ()), then.get(rank, ())
-        told = carried if rank in members.servers else ()
-        yield rank, msgspec.structs.replace(plan, hosted=hosted, dealt=mine, upcoming=next_, carried=told)
+        told = states.rounds(mine)
+        yield rank, msgspec.structs.replace(plan, hosted=hosted, dealt=mine, upcoming=next_, states=told)
 
 
 def _deal(facts: Facts, members: Membership, silos: Sequence[int], present: Sequence[int]) -> dict[int, tuple[int, ...]]:

@@ -1,7 +1,8 @@
 """Checkpoints: everything that the next round depends on, in a folder that is there whole or not at all.
 
-``checkpoints/round_00005/`` holds ``shard_<i>.h5`` (slice and optimizer state of server i), ``silo_<k>.h5`` (kept momentum,
-where silos keep it) and ``manifest.json`` with the sha256 of each. The files are written under ``.round_00005.tmp``, made
+``checkpoints/round_00005/`` holds ``shard_<i>.h5`` (slice and optimizer state of server i) and ``manifest.json`` with the
+sha256 of each, and of what silos keep (see `silo_state`; a baseline's models, and runs of older versions, keep it in
+``silo_<k>.h5`` beside the shards). The files are written under ``.round_00005.tmp``, made
 durable, then the folder is renamed: a checkpoint is never half there under its name. Shards may be read back in any other
 cut, so a run resumes on any number of servers and workers.
 """
@@ -21,7 +22,7 @@ from msgspec import Meta
 
 from silofold.core import guarded, hdf5, plain_hdf5
 from silofold.errors import CheckpointError
-from silofold.messages import SavedFile, sha256
+from silofold.messages import SavedFile, StateOf, sha256
 from silofold.record import rundir
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2
+_WITHOUT_STATES = 1
+"""Schema of versions whose checkpoints hold what silos keep in files of their own."""
 MANIFEST = "manifest.json"
 PREFIX = "round_"
 LARGEST_STATE = 64
@@ -60,6 +63,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data_digest: str
     files: dict[str, str]
     """sha256 of each file."""
+    states: dict[_Natural, StateOf] = {}
+    """What each silo keeps, where silos keep something."""
     seal: str = ""
     """sha256 of this manifest with an empty seal: a flipped digit would else pass for a number."""
 
@@ -180,40 +185,6 @@ class _Patient(io.RawIOBase):
         """Nothing: nothing is held back."""
 
 
-def carry(folder: Path, name: str, draft: Path) -> SavedFile:
-    """Copy a file of an earlier checkpoint into a draft, where what it holds has not changed since.
-
-    A copy and no second name of the same file: one damaged block must not take two checkpoints.
-
-    Parameters
-    ----------
-    folder
-        The earlier checkpoint.
-    name
-        The file in it.
-    draft
-        The draft; made if it is not there.
-
-    Returns
-    -------
-    SavedFile
-        Name, and sha256 of the copy: compare it with the earlier manifest.
-
-    Raises
-    ------
-    CheckpointError
-        It cannot be read or written.
-    """
-    try:
-        draft.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / name, draft / name)
-        return SavedFile(name, _made_durable(draft / name))
-    except OSError as fault:
-        raise CheckpointError(
-            "checkpoint-write", f"{draft / name}: cannot copy it from {folder}: {fault.strerror}"
-        ) from None
-
-
 def _made_durable(path: Path) -> str:
     """Wait until a file is on disk and return the sha256 of what it holds."""
     with path.open("rb") as file:
@@ -285,7 +256,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError("checkpoint-read", f"{path}: {fault.strerror}") from None
     except guarded.UnfitError as fault:
         raise CheckpointError("checkpoint-read", f"{path}: damaged: {fault}") from None
-    if manifest.schema != SCHEMA:
+    if manifest.schema not in {_WITHOUT_STATES, SCHEMA}:
         raise CheckpointError("checkpoint-read", f"{path}: found schema {manifest.schema}, expected {SCHEMA}")
     if folder.name != f"{PREFIX}{manifest.round:05d}":
         raise CheckpointError("checkpoint-read", f"{path}: is of round {manifest.round}, but the folder is {folder.name}")
@@ -296,7 +267,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _contradiction(manifest: Manifest) -> str:
+def _contradiction(manifest: Manifest) -> str:  # noqa: PLR0911  (a list of what cannot be)
     """Say what cannot be true of a manifest that its seal fits: anybody can seal one."""
     starts = [0, *(stop for _, stop in manifest.bounds)]
     if not manifest.bounds or starts[-1] != manifest.parameters:
@@ -308,13 +279,19 @@ def _contradiction(manifest: Manifest) -> str:
     shards = {name for name in manifest.files if name.startswith("shard")}
     if shards != set(_shard_names(manifest)):
         return f"files: found {len(shards)} shards, expected shard_0.h5 to shard_{len(manifest.bounds) - 1}.h5"
-    if not all(map(_SHA256.fullmatch, (*manifest.files.values(), manifest.model_sha256, manifest.data_digest))):
+    if strange := [silo for silo, state in manifest.states.items() if not 1 <= state.round <= manifest.round]:
+        return f"states: silo {strange[0]}: found a round outside of 1 to {manifest.round}"
+    states = (state.sha256 for state in manifest.states.values())
+    if not all(map(_SHA256.fullmatch, (*manifest.files.values(), manifest.model_sha256, manifest.data_digest, *states))):
         return "found a digest that is not 64 hex digits"
     return ""
 
 
 def _seal(manifest: Manifest) -> str:
-    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(manifest, seal=""))).hexdigest()
+    fields: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(manifest, seal=""), str_keys=True)
+    if manifest.schema == _WITHOUT_STATES:
+        del fields["states"]
+    return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()
 
 
 def _shard_names(manifest: Manifest) -> list[str]:
@@ -411,20 +388,6 @@ def check_model(folder: Path, manifest: Manifest) -> None:
     parts = (read_shards(folder, manifest, slice(*bound))["model"].data for bound in manifest.bounds if bound[0] < bound[1])
     if sha256(*parts) != manifest.model_sha256:
         raise CheckpointError("checkpoint-read", f"{folder}: damaged: the model is not that of model_sha256 in {MANIFEST}")
-
-
-def read_momentum(path: Path, size: int) -> NDArray[np.float32]:
-    """Read a silo's kept momentum, (T,) float32 of a model of `size` trainable elements.
-
-    Raises
-    ------
-    CheckpointError
-        The file cannot be read, or holds something else.
-    """
-    found = read_arrays(path, rows=size).get("momentum")
-    if found is None or found.dtype != np.float32:
-        raise CheckpointError("checkpoint-read", f"{path}: found no momentum of float32 in it")
-    return found
 
 
 def read_arrays(path: Path, part: slice = slice(None), rows: int | None = None) -> dict[str, NDArray[Any]]:

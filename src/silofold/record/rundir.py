@@ -45,6 +45,7 @@ class RunFolder:
         self.record = path / "run.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.states = path / "state"
         self.model = path / "model.pt"
         self.predictions = path / "predictions.h5"
         self.done = path / "DONE"

@@ -160,9 +160,7 @@ class Job:
 
         Silos are then read when they are needed, none is tied to its host, and no bit rests on who trains which.
         """
-        settings = self.settings
-        tied = settings.local.keep_momentum or settings.roles.near
-        return bool(settings.data.memory) and not tied and self.uplink.any_order
+        return bool(self.settings.data.memory) and not self.settings.roles.near and self.uplink.any_order
 
     def hosted(self) -> dict[int, tuple[int, ...]]:
         """Spread the silos over the workers, as a run begins."""

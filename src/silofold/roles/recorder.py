@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from silofold.messages import Evaluation, Report
     from silofold.protocols import Sink
     from silofold.record.history import History
+    from silofold.record.silo_state import Files
     from silofold.roles.job import Job
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Recorder:
         Slice of each shard in the flat vector.
     changes
         How the environment differs from that of the run that is replayed.
+    states
+        Files of what silos keep; none where they keep nothing.
 
     Attributes
     ----------
@@ -64,17 +67,20 @@ class Recorder:
         settings: dict[str, Any],
         slices: Sequence[slice],
         changes: Sequence[str],
+        states: Files | None,
     ) -> None:
         self._job, self._history, self._sinks = job, history, sinks
-        self._settings, self._slices, self._changes = settings, slices, changes
+        self._settings, self._slices, self._changes, self._states = settings, slices, changes, states
         self._summary: Summary | None = None
         """Of the round before, as long as its model has not been evaluated."""
         self.voids = list(history.earlier[len(history.earlier) - job.voids :])
         self.durations: deque[float] = deque(maxlen=10)
         self._began = 0.0
 
-    def begin(self, now: float) -> None:
-        """Take note that a round has been planned: the one before ends with it."""
+    def begin(self, now: float, *, checkpoint: bool) -> None:
+        """Take note that a round has been planned, and whether with a checkpoint: the one before ends with it."""
+        if checkpoint and self._states:
+            self._states.begin()
         if self._summary is not None:
             self._summary = _replace(self._summary, seconds=_replace(self._summary.seconds, total=now - self._began))
             self.durations.append(now - self._began)
@@ -106,9 +112,12 @@ class Recorder:
             bytes_down=4 * parameters * len(plan.members.workers),
             bytes_up=width * parameters * senders if tally.quorum_met else 0,
             model_sha256="",
+            states={silo: trained[silo].state for silo in verdict.accepted if tally.settled and trained[silo].state},
             shard_sha256=[closed.applied[shard].sha256 for shard in sorted(closed.applied)],
         )
         self.voids = [*self.voids, self._summary] if self._summary.void else []
+        if self._states:
+            self._states.moved(self._summary.states, plan.round)
 
     def complete(self, evaluations: Mapping[int, Evaluation]) -> None:
         """Add the evaluation of the model after the round, and record it.
@@ -164,8 +173,11 @@ class Recorder:
             settings=self._settings,
             data_digest=self._job.data.digest,
             files=done.files,
+            states=done.states,
         )
         checkpoint.publish(self._job.folder.checkpoints, manifest, self._job.settings.rounds.keep_checkpoints)
+        if self._states:
+            self._states.published()
         logger.info("checkpoint of round %d written (slowest rank %.3f s)", manifest.round, done.seconds)
 
     def check(self) -> None:
@@ -247,6 +259,7 @@ def _compare(recorded: Summary, found: Summary, changes: Sequence[str]) -> None:
         The models differ.
     """
     if found.model_sha256 == recorded.model_sha256 or not recorded.model_sha256:  # nobody lived to tell it
+        _compare_states(recorded, found)
         return
     shards = "with another number of servers it cannot be said which shard"
     if len(found.shard_sha256) == len(recorded.shard_sha256):
@@ -261,3 +274,19 @@ def _compare(recorded: Summary, found: Summary, changes: Sequence[str]) -> None:
         f"recorded is {recorded.model_sha256[:16]}…; "
         f"environment: {'; '.join(changes) or 'torch, CPU, numpy and MPI are those of the record'}",
     )
+
+
+def _compare_states(recorded: Summary, found: Summary) -> None:
+    """Compare what silos keep with the record, where that tells it.
+
+    Raises
+    ------
+    ReplayError
+        A silo keeps something else.
+    """
+    pairs = {silo: (state, found.states.get(silo)) for silo, state in recorded.states.items()}
+    if differs := [silo for silo, (then, now) in pairs.items() if now != then]:
+        raise ReplayError(
+            "replay-differs",
+            f"different: round {found.round}: the model is that of the record, and silos {differs[:3]} keep another state",
+        )

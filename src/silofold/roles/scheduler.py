@@ -200,8 +200,8 @@ class Scheduler:
 
     def _write_down(self, action: Action, now: float) -> None:
         match action:
-            case Opened():
-                self._recorder.begin(now)
+            case Opened(plan):
+                self._recorder.begin(now, checkpoint=plan.checkpoint)
                 self._began = now
             case events.Evaluated(evaluations):
                 self._recorder.complete(evaluations)
@@ -297,7 +297,7 @@ def _facts(
         hosted=job.hosted(),
         elements=elements,
         survives=world.survives,
-        tied=settings.local.keep_momentum or settings.roles.near,
+        tied=settings.roles.near,
         keeps_state=settings.local.keep_momentum,
         deals=job.deals,
         foresees=bool(settings.data.memory),
@@ -306,10 +306,10 @@ def _facts(
         certain=certain,
         gathers=not job.uplink.sums,
         script={number: (summary.accepted, summary.void) for number, summary in job.script.items()},
-        state_file=checkpoint.silo_name,
         start_round=job.start_round,
         counted=job.counted,
         voids=job.voids,
         failures=failures,
         saved=Saved(resumed.round, resumed.files) if resumed else None,
+        states=resumed.states if resumed else {},
     )

@@ -140,9 +140,6 @@ class Server:
         folder = self._job.folder.checkpoints
         draft = checkpoint.draft_of(folder, plan.round - 1)
         saved = [checkpoint.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._state})]
-        earlier = checkpoint.folder_of(folder, plan.carried_from)
-        mine = plan.carried[self._shard :: self._job.layout.servers]
-        saved += [checkpoint.carry(earlier, checkpoint.silo_name(silo), draft) for silo in mine]
         title, seconds = self._job.layout.title(self._world.rank), time.perf_counter() - begin
         self._world.say(Saved(plan.round - 1, title, tuple(saved), seconds), topology.SCHEDULER)
 

@@ -14,21 +14,19 @@ from silofold import faults, seeds, topology
 from silofold.aggregation import exact
 from silofold.core.user_code import lacks_memory, told
 from silofold.data.silo import SPLITS
-from silofold.errors import SilofoldError
+from silofold.errors import CheckpointError, SilofoldError
 from silofold.messages import (
     Cause,
     Evaluation,
     Moved,
     Report,
     Reports,
-    Saved,
-    SavedFile,
     Score,
     Tally,
     Unscored,
     sha256,
 )  # fmt: skip
-from silofold.record import checkpoint, rundir
+from silofold.record import rundir, silo_state
 from silofold.roles import job as jobs
 from silofold.roles.shelf import UNREADABLE
 from silofold.roles.total import Total, largest
@@ -48,6 +46,8 @@ if TYPE_CHECKING:
     from silofold.training.side_by_side import Trainer
 
 logger = logging.getLogger(__name__)
+MOMENTUM = "momentum"
+"""Name of it in a silo's state."""
 SiloSplit: TypeAlias = "tuple[int, SplitName]"
 """The index of a silo, and one of its splits: they are read apart, since training needs the one and evaluation the other."""
 
@@ -69,8 +69,6 @@ class Worker:
         (P,) int64 or float32 in which the weighted sum of the updates is left.
     silos
         Their splits on the training device.
-    momenta
-        (T,) float32 momentum of silos that keep it, from a checkpoint; empty in a new run.
     draws
         Whether the model draws random numbers in evaluation.
     """
@@ -83,7 +81,6 @@ class Worker:
         vector: NDArray[np.float32],
         room: NDArray[Any],
         silos: Shelf[SiloSplit, local.Samples],
-        momenta: dict[int, NDArray[np.float32]],
         *,
         draws: bool,
     ) -> None:
@@ -96,8 +93,10 @@ class Worker:
         self._broken = ""
         self._faults = faults.planned(self._title)
         self._rows: dict[int, NDArray[np.float32]] = {}
-        self._momenta = {silo: torch.from_numpy(array).to(self._model.vector.device) for silo, array in momenta.items()}
-        self._new_momenta: dict[int, torch.Tensor] = {}
+        self._kept: dict[int, tuple[int, torch.Tensor]] = {}
+        """Round and (T,) float32 momentum of silos that keep it, as far as they were trained here."""
+        self._new: dict[int, torch.Tensor] = {}
+        """Momentum of silos that were trained in this round: it is theirs if their updates count."""
         self._reports: tuple[Report, ...] = ()
         self._planned = 0.0
 
@@ -147,7 +146,8 @@ class Worker:
         begin = time.perf_counter()
         self._total.clear()
         self._rows.clear()
-        self._new_momenta.clear()
+        self._new.clear()
+        self._kept = {silo: kept for silo, kept in self._kept.items() if silo in {*plan.hosted, *plan.dealt}}
         self._reports = tuple(self._train_all(plan))
         self._total.to_host()
         seconds = time.perf_counter() - begin
@@ -174,10 +174,11 @@ class Worker:
         return jobs.await_word(self._world, self._job, tally)
 
     def apply(self, sent: NDArray[Any], tally: Tally) -> None:
-        """Keep the momentum of the silos whose updates count."""
+        """Keep the momentum of the silos whose updates count, on disk too: another worker may train them next."""
         del sent
-        if self._job.settings.local.keep_momentum:
-            self._momenta |= {silo: new for silo, new in self._new_momenta.items() if silo in tally.silos}
+        for silo in tally.silos if self._new else ():
+            self._kept[silo] = tally.round, self._new[silo]
+            silo_state.write(self._job.folder.states, silo, tally.round, _arrays(self._new[silo]))
 
     def record(self, plan: Plan, tally: Tally) -> None:
         """Nothing: what is worth recording is logged when the model has been evaluated."""
@@ -201,49 +202,56 @@ class Worker:
 
     def _train_all(self, plan: Plan) -> Iterator[Report]:
         """Train silos in turn, in groups of ``local.side_by_side``; those that cannot be read are in none."""
-        group: list[tuple[int, local.Samples]] = []
+        group: list[tuple[int, local.Samples, torch.Tensor | None]] = []
+        states = dict(zip(plan.dealt, plan.states, strict=bool(plan.states)))
         for silo, split in self._silos.in_turn(_of("train", plan.dealt), _of("train", plan.upcoming)):
             try:
                 samples = self._silos.take((silo, split))
+                momentum = self._momentum_of(silo, states[silo]) if states else None
             except UNREADABLE as fault:
                 yield _failed(silo, 0, str(fault), Cause.MEMORY if lacks_memory(fault) else Cause.DATA)
                 continue
             if self._broken:
                 yield _failed(silo, 0, f"the model did not arrive: {self._broken}", Cause.ABSENT)
                 continue
-            group.append((silo, samples))
+            group.append((silo, samples, momentum))
             if len(group) == self._job.settings.local.side_by_side:
                 yield from self._train_group(group, plan)
                 group = []
         if group:
             yield from self._train_group(group, plan)
 
-    def _train_group(self, group: Sequence[tuple[int, local.Samples]], plan: Plan) -> Iterator[Report]:
+    def _train_group(self, group: Sequence[tuple[int, local.Samples, torch.Tensor | None]], plan: Plan) -> Iterator[Report]:
         """Train silos from the model that has arrived; an exception costs the updates of all of them."""
         settings = self._job.settings
         self._model.load(self._start)
-        members = [Member(samples, self._momentum_of(silo), (settings.seed, plan.round, silo)) for silo, samples in group]
+        members = [Member(samples, kept, (settings.seed, plan.round, silo)) for silo, samples, kept in group]
         try:
             planned = faults.in_training(self._faults, plan.round)
             outcomes = self._trainer.train(members, self._planned + plan.window)
         except SilofoldError:  # the model has become another one: no later round would be sound
             raise
         except (Exception, SystemExit) as fault:
-            logger.info("silos %s", [silo for silo, _ in group], exc_info=True)
+            logger.info("silos %s", [silo for silo, *_ in group], exc_info=True)
             off = local.broken_off(fault, 0.0)
-            for silo, samples in group:
+            for silo, samples, _ in group:
                 yield _failed(silo, len(samples.labels), off.reason, off.cause, off.raised)
             return
-        for index, ((silo, _), member, done) in enumerate(zip(group, members, outcomes, strict=True)):
+        for index, ((silo, *_), member, done) in enumerate(zip(group, members, outcomes, strict=True)):
             self._trainer.take(index)
             yield self._report(silo, member, done, plan, planned)
 
-    def _momentum_of(self, silo: int) -> torch.Tensor | None:
-        """Make the momentum that a silo is to keep from this round; none if it keeps none."""
-        if not self._job.settings.local.keep_momentum:
-            return None
-        kept = self._momenta.get(silo)
-        return torch.zeros_like(self._model.gradient) if kept is None else kept.clone()
+    def _momentum_of(self, silo: int, number: int) -> torch.Tensor:
+        """Make the momentum that a silo begins with: what it kept after a round, 0 for none, whoever trained it then."""
+        if not number:
+            return torch.zeros_like(self._model.gradient)
+        known, kept = self._kept.get(silo, (0, self._model.gradient))
+        if known == number:
+            return kept.clone()
+        found = silo_state.read(self._job.folder.states, silo, number, len(self._model.gradient))
+        if set(found) != {MOMENTUM}:
+            raise CheckpointError("checkpoint-read", f"silo {silo}: found {sorted(found)} in its state, expected {MOMENTUM}")
+        return torch.from_numpy(found[MOMENTUM]).to(self._model.vector.device)
 
     def _report(self, silo: int, member: Member, done: local.Outcome, plan: Plan, planned: str) -> Report:
         """Add up what the model has become in a silo, if it counts, and tell of it."""
@@ -251,7 +259,7 @@ class Worker:
         update = self._model.vector.sub_(self._start)  # in place: the model is loaded anew before it is used again
         if planned == "nan":
             update[0] = math.nan
-        reason, cause = done.reason, done.cause
+        reason, cause, state = done.reason, done.cause, ""
         weight = self._job.strategy.weight(examples)
         if not reason and (objection := self._objection(update, plan.total_weight)):
             reason, cause = objection, Cause.DIVERGED
@@ -261,12 +269,13 @@ class Worker:
             else:
                 self._rows[silo] = update.cpu().numpy().copy()
             if member.momentum is not None:
-                self._new_momenta[silo] = member.momentum
+                self._new[silo] = member.momentum
+                state = silo_state.digest(_arrays(member.momentum))
         elements = len(update) - (planned == "short")
         examples += planned == "lie"
         return Report(
             silo, examples, done.steps, done.seen, done.loss_sum if not reason else 0.0, done.correct, done.seconds,
-            finished=not reason, elements=elements, reason=reason, cause=cause,
+            finished=not reason, elements=elements, reason=reason, cause=cause, state=state,
         )  # fmt: skip
 
     def _objection(self, update: torch.Tensor, total_weight: int) -> str:
@@ -281,7 +290,7 @@ class Worker:
         return exact.out_of_range(element, moved, total_weight)
 
     def _save(self, plan: Plan, *, first: bool) -> None:
-        """Write what the plan or the settings ask for: kept momentum, the worker's own copy, the final model."""
+        """Write what the plan or the settings ask for: the worker's own copy, the final model."""
         folder, settings, number = self._job.folder, self._job.settings, plan.round - 1
         if settings.rounds.worker_checkpoints and number:
             path = folder.worker_checkpoint(self._title, settings.local.batch_size, number)
@@ -290,15 +299,6 @@ class Worker:
         if plan.last and first:
             start_check.look_at_file(self._model, settings.model["name"])
             rundir.write_atomically(folder.model, self._model.encode())
-        if plan.checkpoint and settings.local.keep_momentum:  # of a worker that has nothing to save nobody waits to hear
-            begin = time.perf_counter()
-            draft = checkpoint.draft_of(folder.checkpoints, number)
-            files: list[SavedFile] = [
-                checkpoint.write_arrays(draft, checkpoint.silo_name(silo), {"momentum": momentum.cpu().numpy()})
-                for silo, momentum in self._momenta.items()
-            ]
-            seconds = time.perf_counter() - begin
-            self._world.say(Saved(number, self._title, tuple(files), seconds), topology.SCHEDULER)
 
     def _log(self, number: int, scores: list[Score]) -> None:
         """Tell how the silos fared that were trained or evaluated here: not always the same ones."""
@@ -312,6 +312,10 @@ class Worker:
                 accuracy = f"{score.correct / score.examples:.4f}" if score.examples else "n/a"
                 told += [f"test acc: {accuracy} of {score.examples}"]
             logger.info("round %d silo %s: %s", number, self._job.data.silos[silo].name, ", ".join(told))
+
+
+def _arrays(momentum: torch.Tensor) -> dict[str, NDArray[np.float32]]:
+    return {MOMENTUM: momentum.cpu().numpy()}
 
 
 def _of(split: SplitName, silos: Sequence[int]) -> list[SiloSplit]:

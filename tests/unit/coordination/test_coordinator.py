@@ -58,7 +58,6 @@ def facts(*settings: str, **changes: Any) -> Facts:
         layout=layout, nodes=("a",) * 5, rounds=rounds, examples=EXAMPLES, hosted={2: (0,), 3: (1,), 4: (2,)},
         elements=ELEMENTS, survives=True, tied=False, keeps_state=False, deals=False, foresees=False,
         weight=lambda examples: examples, draw=lambda silos, _: silos, certain=lambda _: False, gathers=False, script={},
-        state_file=lambda silo: f"silo_{silo}.h5",
     )  # fmt: skip
     return dataclasses.replace(given, **changes)
 
@@ -80,7 +79,8 @@ class Played:
 
     def report(self, rank: int, silos: tuple[int, ...], **changes: Any) -> list[Any]:
         reports = tuple(
-            Report(silo, EXAMPLES[silo], 1, 1, 1.0, 1, 0.1, finished=True, elements=ELEMENTS) for silo in silos
+            Report(silo, EXAMPLES[silo], 1, 1, 1.0, 1, 0.1, finished=True, elements=ELEMENTS, state=f"state {silo}")
+            for silo in silos
         )  # fmt: skip
         number = changes.get("round", self.machine.number)
         return self(Heard(rank, Reports(number, 0.1, reports)))
@@ -271,3 +271,61 @@ def test_what_the_user_asks_for() -> None:
     short(TimeIsShort("saved"))
     short.ready(SERVER, *WORKERS)
     assert (only(short.said, Opened).plan.last, only(short.said, Opened).plan.exit_code) == (True, 75)
+
+
+def test_a_silo_goes_on_from_the_state_of_its_last_accepted_round_wherever_it_trains() -> None:
+    play = Played(facts("rounds.update_ratio=0.3", "rounds.start_quorum=0.3", keeps_state=True))
+    play.whole_round()
+    assert [plan.states for plan in play.to(2, Plan)] == [(0,)]
+    play.ready(SERVER, 2, 3)
+    play(Died(4))  # it had not said that it is ready: what its silo keeps is lost
+    assert only(play.said, Finished).kind is EndKind.LOST
+
+
+def test_a_dead_workers_silos_are_trained_elsewhere_from_what_they_keep() -> None:
+    play = Played(facts("rounds.update_ratio=0.3", "rounds.start_quorum=0.3", "rounds.count=3", keeps_state=True))
+    play.whole_round()
+    play.ready(4)  # what its silo keeps is on disk
+    play(Died(4))
+    play.ready(SERVER, 2, 3)
+    plans = {rank: play.to(rank, Plan)[-1] for rank in (2, 3)}
+    assert plans[2].dealt == (0, 2)
+    assert plans[2].states == (1, 1)
+    assert plans[3].states == (1,)
+    play.report(2, (0,))
+    play.report(3, (1,))
+    play(Heard(SERVER, Moved(2, 1)))
+    play(Heard(SERVER, Applied(2, 0, "x", 0.1, 0.1)))
+    play.ready(SERVER, 2, 3)
+    assert play.to(2, Plan)[-1].states == (2, 1)  # silo 2 did not count in round 2
+    assert {silo: state.round for silo, state in play.machine.states.snapshot().items()} == {0: 2, 1: 2, 2: 1}
+    assert play.machine.states.snapshot()[2].sha256 == "state 2"
+
+
+def test_nobody_else_trains_a_silo_whose_state_is_not_on_disk() -> None:
+    """Its worker stops when its update has counted: its silos wait for it, and no checkpoint names what is not there."""
+    play = Played(facts("rounds.update_ratio=0.3", "rounds.start_quorum=0.3", "rounds.count=5", keeps_state=True))
+    play.whole_round()
+    play.ready(SERVER, 2, 3)
+    play(Tick(), after=6)
+    assert play.to(2, Plan)[-1].round == 2
+    assert [play.to(rank, Plan)[-1].dealt for rank in (2, 3)] == [(0,), (1,)]
+    assert play.to(SERVER, Plan)[-1].checkpoint is False
+    play.ready(4)
+    for rank, silo in ((2, 0), (3, 1)):
+        play.report(rank, (silo,))
+    play(Heard(SERVER, Moved(2, 1)))
+    play(Heard(SERVER, Applied(2, 0, "x", 0.1, 0.1)))
+    play.ready(SERVER, 2, 3)
+    assert play.to(4, Plan)[-1].states == (1,)
+    assert play.to(SERVER, Plan)[-1].checkpoint is True
+
+
+def test_a_worker_that_never_writes_what_its_silos_keep_is_left_behind() -> None:
+    play = Played(facts(keeps_state=True))
+    play.whole_round()
+    play.ready(SERVER, 2, 3)
+    play(Tick(), after=6)
+    play(Tick(), after=6)
+    end = only(play.said, Finished)
+    assert (end.kind, end.suspects) == (EndKind.LOST, (4,))

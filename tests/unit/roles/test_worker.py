@@ -66,16 +66,15 @@ def report(module: nn.Module, *, reduction: str = "exact", strategy: str = "mean
     )  # fmt: skip
     world: Any = SimpleNamespace(rank=2)
     room = np.zeros(model.size, np.int64 if reduction == "exact" else np.float32)
-    worker = Worker(world, job, Trainer(model, settings.local), model.host.copy(), room, nothing, {}, draws=False)
+    worker = Worker(world, job, Trainer(model, settings.local), model.host.copy(), room, nothing, draws=False)
     worker._start = model.vector.clone()
     rng = np.random.default_rng(1)
     samples = local.load(rng.integers(0, 256, (20, 4, 4)).astype(np.uint8), rng.integers(0, 3, 20), CPU)
     plan = Plan(
-        1, Members.of((2,), 0, 0), (0,), (0,), (), total, 1e6, evaluate=False, checkpoint=False, carried=(),
-        carried_from=0, last=False,
+        1, Members.of((2,), 0, 0), (0,), (0,), (), (), total, 1e6, evaluate=False, checkpoint=False, last=False,
     )  # fmt: skip
     worker._planned = 1e12
-    (told,) = worker._train_group([(0, samples)], plan)
+    (told,) = worker._train_group([(0, samples, None)], plan)
     return told
 
 
