@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from silofold.errors import CheckpointError
-from silofold.messages import StateOf
+from silofold.messages import StateOf, sha256
 from silofold.record import checkpoint, silo_state
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def publish(checkpoints: Path, number: int, states: dict[int, StateOf], keep: in
     saved = checkpoint.write_arrays(draft, "shard_0.h5", {"model": model})
     manifest = checkpoint.Manifest(
         schema=checkpoint.SCHEMA, round=number, counted=number, voids=0, parameters=3, bounds=[(0, 3)],
-        model_sha256=checkpoint.sha256(model.data), settings={}, data_digest="d" * 64, files={saved.file: saved.sha256},
+        model_sha256=sha256(model.data), settings={}, data_digest="d" * 64, files={saved.file: saved.sha256},
         states=states,
     )  # fmt: skip
     checkpoint.publish(checkpoints, manifest, keep)
