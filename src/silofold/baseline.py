@@ -24,6 +24,7 @@ import numpy as np
 from silofold import config, plugins, run, seeds, topology
 from silofold.core import console
 from silofold.core.fingerprint import difference
+from silofold.core.user_code import is_none_of_its
 from silofold.data import silo as silos
 from silofold.errors import (
     CheckpointError,
@@ -408,7 +409,9 @@ class Bench:
             outcome = self._train(model, momentum, rng)
         except SilofoldError:  # the model has become another one: no later round would be sound
             raise
-        except (Exception, SystemExit) as fault:  # noqa: BLE001  (a user's model may raise anything; the one before stands)
+        except BaseException as fault:  # a user's model may raise anything; the one before stands
+            if is_none_of_its(fault):
+                raise
             outcome = local.broken_off(fault, time.perf_counter() - began)
         self._model.to_host()
         if not outcome.reason and not np.isfinite(self._model.host).all():
@@ -450,6 +453,7 @@ class Bench:
     def encode(self, state: State) -> bytes:
         """Encode a model as a file for torch.load."""
         self._model.load(state.vector)
+        start_check.look_at_file(self._model, self._work.settings.model["name"])
         return self._model.encode()
 
 
@@ -579,6 +583,7 @@ def _silo(work: Work, silo: int, outcome: local.Outcome, score: Score | None) ->
         failed=outcome.cause.of_the_silo,
         cause=outcome.cause,
         raised=outcome.raised,
+        untested=score.lacks if score else "",
     )
 
 

@@ -54,6 +54,7 @@ def _status(folder: RunFolder) -> int:
     rounds = history.read(folder.metrics) if folder.metrics.exists() else []
     state, ending = _state(folder, status, lives=lives)
     lines = [("run folder", str(folder.path)), ("state", state), ("", _latest(rounds))]
+    lines.append(("", history.untested_last(rounds, len(record.silos) if record else 0)))
     if ending and ending.code:
         lines.append(("next", ending.remedy))
     if status:

@@ -264,6 +264,7 @@ def _abort(world: World, request: Request) -> NoReturn:
         console.error(broken)
     elif isinstance(fault, KeyboardInterrupt):
         ending = INTERRUPTED
+        console.say(f"rank {world.rank} was interrupted (SIGINT)")
     else:
         sys.stderr.write(f"silofold: rank {world.rank}: internal error\n{traceback.format_exc()}")
     logger.info("rank %d ends the job", world.rank, exc_info=fault)  # the file alone: standard error has it in one line
@@ -825,6 +826,8 @@ def _close(scheduler: Scheduler, job: Job) -> None:
         )
     best = next((summary for summary in reversed(rounds) if summary.accuracy is not None), None)
     story = accuracy_told(best, job.data)
+    if best and best.round != rounds[-1].round:
+        story = f"{story} after round {best.round}, the last one that was evaluated"
     if scheduler.ending:
         story = f"{scheduler.ending[1]}: {len(rounds)} rounds, accuracy {story}; go on with --resume {job.folder.path}"
     elif job.script:
@@ -845,7 +848,9 @@ def accuracy_told(summary: Summary | None, data: silos.Manifest) -> str:
     histogram = [sum(counts) for counts in zip(*(silo.test.histogram for silo in data.silos), strict=True)]
     story = f"{summary.accuracy:.2%} of {summary.test_examples} test images"
     worthless = chance(round(summary.accuracy * summary.test_examples), summary.test_examples, histogram)
-    return f"{story}, {worthless}" if worthless else story
+    story = f"{story}, {worthless}" if worthless else story
+    lacking = history.untested(summary, len(data.silos))
+    return f"{story}; {lacking}" if lacking else story
 
 
 def _timeline(job: Job, rounds: list[Summary], started: float) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 
 from silofold import faults, seeds, topology
 from silofold.aggregation import exact
-from silofold.core.user_code import lacks_memory, told
+from silofold.core.user_code import is_none_of_its, lacks_memory, token, told
 from silofold.data.silo import SPLITS
 from silofold.errors import SilofoldError
 from silofold.messages import (
@@ -94,6 +94,8 @@ class Worker:
         self._start = self._model.vector
         """(P,) float32, the model that has arrived, on the device."""
         self._broken = ""
+        self._met: set[tuple[int, str]] = set()
+        """Silos and kinds of exceptions that have been warned of."""
         self._faults = faults.planned(self._title)
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._momenta = {silo: torch.from_numpy(array).to(self._model.vector.device) for silo, array in momenta.items()}
@@ -194,8 +196,12 @@ class Worker:
             return Score(silo, *local.evaluate(self._model, samples, seed))
         except SilofoldError:  # the model returns what it must not, which no other silo can mend
             raise
-        except (Exception, SystemExit) as fault:
-            logger.warning("silo %d: cannot be evaluated: %s", silo, told(fault))
+        except BaseException as fault:
+            if is_none_of_its(fault):
+                raise
+            again = (silo, token(fault)) in self._met  # the end of the run tells it once more
+            self._met.add((silo, token(fault)))
+            logger.log(logging.INFO if again else logging.WARNING, "silo %d: cannot be evaluated: %s", silo, told(fault))
             logger.info("silo %d", silo, exc_info=True)  # the file alone
             return Unscored(silo, Cause.MEMORY if lacks_memory(fault) else Cause.RAISED, told(fault))
 
@@ -228,7 +234,9 @@ class Worker:
             outcomes = self._trainer.train(members, self._planned + plan.window)
         except SilofoldError:  # the model has become another one: no later round would be sound
             raise
-        except (Exception, SystemExit) as fault:
+        except BaseException as fault:
+            if is_none_of_its(fault):
+                raise
             logger.info("silos %s", [silo for silo, _ in group], exc_info=True)
             off = local.broken_off(fault, 0.0)
             for silo, samples in group:
