@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from silofold.core import console
 from silofold.core.endings import DONE, ENDINGS, RESUMABLE, STOPPED, of_code
 from silofold.errors import ConfigError, RunFolderError
@@ -98,8 +100,12 @@ def _requeue(folder: RunFolder, code: int, *, warned: bool) -> int:
         end = control.note_end(folder, "rank-lost")
     else:
         end = control.read_end(folder)
+        if ending is RESUMABLE and (end.asked or not end.times):  # who started the ranks has noted nothing
+            end = control.note_end(folder, status.cause if status and status.ending == ending.name else "rank-lost")
     again, story = requeues(ending, end, warned=warned, done=folder.done.exists())
-    if again and not control.keep_end(folder, end):  # or a full disk would be tried again for ever
+    if again and not control.keep_end(
+        folder, msgspec.structs.replace(end, asked=True)
+    ):  # or a full disk would be tried again for ever
         again, story = False, f"not requeued: {folder.path} cannot be written; make room, and submit again"
     told = f": {status.ended}" if status and status.ended and not again and code else ""
     console.say(f"{story}{told}")

@@ -49,6 +49,16 @@ def test_what_a_batch_script_asks(tmp_path: Path) -> None:
     assert ask(tmp_path, "--requeue", 75).code == 1
 
 
+@pytest.mark.parametrize("noted", ["", "rank-lost"])
+def test_starts_of_which_nothing_was_noted_are_counted(noted: str, tmp_path: Path) -> None:
+    """Those of a bare mpirun, say, also where the first one was noted: a repetition that mends nothing comes to an end."""
+    if noted:
+        control.note_end(RunFolder(tmp_path), noted)
+    codes = [ask(tmp_path, "--requeue", 75).code for _ in range(3)]
+    assert codes == [0, 0, 1]
+    assert ask(tmp_path, "--requeue", 75).code == 0, "who submits the job once more has mended something"
+
+
 def test_a_status_that_a_crash_has_cut_off_does_not_decide(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text('{"written": 17')
     assert ask(tmp_path, "--requeue", 137).code == 0
