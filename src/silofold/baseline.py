@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from silofold import config, plugins, run, seeds, topology
-from silofold.core import console
+from silofold.core import console, warned
 from silofold.core.fingerprint import difference
 from silofold.core.user_code import is_none_of_its
 from silofold.data import silo as silos
@@ -329,8 +329,10 @@ def serve(pipe: Connection, work: Work, index: int, models: tuple[int, ...]) -> 
         The models that are its own.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer; this process ends when the pipe does
+    warned.settle(console.say if index == 0 else str)  # all build and try the same model: one of them tells
     try:
         bench = Bench(work, index, models)
+        warned.settle(console.say)
         pipe.send((bench.place, bench.parameters, bench.fingerprint))
         while True:
             number, states = pipe.recv()

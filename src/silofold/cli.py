@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import silofold
 from silofold import machine
-from silofold.core import console, endings, modules, user_code
+from silofold.core import console, endings, modules, user_code, warned
 from silofold.errors import ConfigError, SilofoldError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     modules.settle()
     console.settle()
     user_code.heed_interrupts()
+    warned.settle(console.say)
     command = "silofold"
     try:
         options = _parser().parse_args(arguments)

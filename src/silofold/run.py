@@ -31,7 +31,7 @@ from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.coordination import quorum
-from silofold.core import console
+from silofold.core import console, warned
 from silofold.core.elements import Elements
 from silofold.core.endings import DONE, INTERNAL, INTERRUPTED, RESUMABLE, STOPPED
 from silofold.core.error_table import ERRORS
@@ -327,8 +327,13 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
                 log.start(job.folder.log(title), title)
         except OSError as fault:
             raise RunFolderError("run-write", f"{fault.filename}: {fault.strerror}") from None
+    # all workers build and try the same model: what it warns of then is told by one of them, and stands in all logs
+    warned.settle(
+        logger.info if kind in {"worker", "standby"} and world.rank != layout.worker_ranks.start else logger.warning
+    )
     with world.together():
         trainee = _host(world, job) if kind in {"worker", "standby"} else None
+    warned.settle(logger.warning)
     elements = _agree_on_elements(world, layout, trainee[0].model.elements if trainee else None)
     with world.together():
         slices = topology.shard_slices(elements.size, layout.servers)

@@ -175,6 +175,15 @@ def test_a_silo_that_cannot_be_evaluated_is_told_of(name: str, says: str, recipe
 
 
 @whole_run
+def test_a_model_that_warns_at_every_call_is_heard_once(recipe: Path, even: Path, tmp_path: Path) -> None:
+    """By a worker each, where it is sound in the start check."""
+    ended = train(recipe, even, tmp_path / "run", later("warning"))
+    assert ended.code == 0, ended
+    assert 1 <= ended.err.count("UserWarning: the mean is") <= 2, ended
+    assert "\x1b" not in ended.err
+
+
+@whole_run
 def test_an_exit_code_that_no_rank_has_told_is_a_lost_rank(recipe: Path, even: Path, tmp_path: Path) -> None:
     sets = [part for one in (*QUICK, own("LeavesLater")) for part in ("--set", one)]
     out = tmp_path / "run"

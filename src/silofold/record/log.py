@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -28,10 +30,15 @@ class _File(logging.FileHandler):
     """A log that a full disk costs its last lines, and not a traceback a line on standard error."""
 
     _told = False
+    begun = False
+    """Whether its first line is written: a rank whose log cannot be begun does not start."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name is logging's)
         """Say once what is wrong."""
         del record
+        fault = sys.exc_info()[1]
+        if not self.begun and isinstance(fault, OSError):
+            raise OSError(fault.errno, fault.strerror, self.baseFilename)
         if not self._told:
             self._told = True
             console.say(f"{self.baseFilename}: the log cannot be written: {sys.exc_info()[1]}")
@@ -46,6 +53,11 @@ def start(path: Path, title: str) -> None:
         The log file; its folder is made.
     title
         Name of the rank, part of every line.
+
+    Raises
+    ------
+    OSError
+        The file cannot be made, or its first line not be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():  # of a folder that somebody else has made: it must not lead out of it
@@ -63,3 +75,11 @@ def start(path: Path, title: str) -> None:
     for handler in (file, stream):
         handler.setFormatter(form)
         root.addHandler(handler)
+    try:
+        root.info("starts: process %d", os.getpid())
+    except OSError:
+        root.removeHandler(file)
+        with contextlib.suppress(OSError):
+            file.close()
+        raise
+    file.begun = True
