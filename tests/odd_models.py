@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import ctypes
 import os
 import random
 import warnings
@@ -517,6 +518,8 @@ def _raise(what: str) -> Never:
         import no_such_library_at_all  # type: ignore[import-not-found]  # noqa: F401
     if what == "two lines":
         raise ValueError("no good\nat all")
+    if what == "segfault":
+        ctypes.string_at(0)
     known = {"Stubborn": Stubborn, "Aborted": Aborted}
     raise known[what] if what in known else getattr(builtins, what)("why")
 
@@ -620,6 +623,8 @@ class Later(Plain):
                     self.more = nn.Linear(2, 2)
                 case "entry":
                     self.register_state_dict_post_hook(_enter)
+                case "segfault":
+                    ctypes.string_at(0)
                 case "warning":
                     warnings.warn(f"the mean is {x.mean()}\nand \x1b[31m more", stacklevel=1)
                 case _:

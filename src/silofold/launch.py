@@ -33,7 +33,7 @@ from silofold.core import console
 from silofold.core.endings import DONE, ENDINGS, INTERNAL, INTERRUPTED, RESUMABLE
 from silofold.data import silo as silos
 from silofold.errors import ConfigError, SilofoldError, TopologyError
-from silofold.record import control, history
+from silofold.record import control, deaths, history
 from silofold.record.rundir import RunFolder
 from silofold.view import live
 
@@ -217,6 +217,8 @@ class _Job:
         if ending is None and self._is_of_a_rank(code, start) and not cut:
             if start and self._plain and code == RESUMABLE.code:  # a full disk: it could not say why in the folder
                 control.note_end(start.folder, cause)
+            if start and code == RESUMABLE.code and (died := deaths.since(start.folder.path, start.began)):
+                console.say("; ".join(died))
             return code
         if ending is None:
             ending, cause = RESUMABLE, "rank-lost"
@@ -225,6 +227,7 @@ class _Job:
             story = own.get(code, f"a rank was lost (mpirun's exit code {code})")
             if code < 0:
                 story = f"mpirun was killed ({signal.Signals(-code).name})"
+            story = "; ".join([story, *(deaths.since(start.folder.path, start.began) if start else ())])
             going_on = folder.record.exists() if folder and self._plain else False
             console.say(f"{story}: {f'go on with --resume {folder.path}' if going_on and folder else 'start it again'}")
             if folder and folder.record.exists():

@@ -54,7 +54,7 @@ def _status(folder: RunFolder) -> int:
     known = folder.record.exists() or not (lives or status)
     record = folder.read_record() if known else None
     rounds = history.read(folder.metrics) if folder.metrics.exists() else []
-    state, ending = _state(folder, status, lives=lives)
+    state, ending = _state(folder, status, len(rounds), lives=lives)
     lines = [("run folder", str(folder.path)), ("state", state), ("", _latest(rounds))]
     lines.append(("", history.untested_last(rounds, len(record.silos) if record else 0)))
     if ending and ending.code:
@@ -66,14 +66,15 @@ def _status(folder: RunFolder) -> int:
     return ending.code if ending else 0
 
 
-def _state(folder: RunFolder, status: Status | None, *, lives: bool) -> tuple[str, Ending | None]:
+def _state(folder: RunFolder, status: Status | None, rounds: int, *, lives: bool) -> tuple[str, Ending | None]:
     """Say how a job stands, and how it ended; no ending while it runs."""
     if folder.done.exists():
         return (status.ended if status and status.ended else "done"), DONE
     if lives and (status is None or status.ended):
-        return "starting: no round was begun yet", None
-    if status is None:
-        return f"no round was begun; start again with --resume {folder.path}", RESUMABLE
+        return f"at work after round {rounds}" if rounds else "starting: no round was begun yet", None
+    if status is None:  # with rounds, a baseline that was interrupted or killed
+        begun = f"ended after round {rounds}, and has said nothing: the same command goes on"
+        return begun if rounds else f"no round was begun; start again with --resume {folder.path}", RESUMABLE
     age = time.time() - status.written
     if status.ended and not lives:
         # files of older versions name no ending, and tell of none but a stop or a save

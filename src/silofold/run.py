@@ -47,7 +47,7 @@ from silofold.errors import (
 )  # fmt: skip
 from silofold.evaluation.accuracy import chance
 from silofold.messages import Broken, Over, Regroup, Summary, sha256
-from silofold.record import checkpoint, control, history, log, rundir, surroundings, whole
+from silofold.record import checkpoint, control, deaths, history, log, rundir, surroundings, whole
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
 from silofold.roles.shelf import Shelf
@@ -324,7 +324,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
             if request.rehearse:
                 logging.getLogger("silofold").addHandler(logging.NullHandler())
             else:
-                log.start(job.folder.log(title), title)
+                deaths.heed(log.start(job.folder.log(title), title))
         except OSError as fault:
             raise RunFolderError("run-write", f"{fault.filename}: {fault.strerror}") from None
     # all workers build and try the same model: what it warns of then is told by one of them, and stands in all logs

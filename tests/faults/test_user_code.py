@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,6 +173,22 @@ def test_a_silo_that_cannot_be_evaluated_is_told_of(name: str, says: str, recipe
     for command in ("status", "verify"):
         told_again = mpirun.silofold(command, out, environment=WHERE)
         assert (told_again.code, story in told_again.out) == (0, True), told_again
+
+
+@whole_run
+@pytest.mark.parametrize(
+    "setting", [later("segfault"), own('Raises",what="segfault",when="train')], ids=["later", "at start"]
+)
+def test_a_model_that_ends_its_process(setting: str, recipe: Path, even: Path, tmp_path: Path) -> None:
+    """A lost rank; where it was is told, and no library's dump."""
+    sets = [part for one in (*QUICK, setting) for part in ("--set", one)]
+    out = tmp_path / "run"
+    ended = mpirun.silofold(
+        "launch", recipe, "--data", even, "--out", out, "--servers", 1, "--workers", 2, *sets, environment=WHERE
+    )
+    assert ended.code == 75, ended
+    assert re.search(r"worker_\d: Segmentation fault \(.*odd_models.py:\d+ in (forward|_raise)\)", ended.err), ended
+    assert "Process received signal" not in ended.err
 
 
 @whole_run

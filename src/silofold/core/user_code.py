@@ -24,6 +24,11 @@ LONGEST = 300
 """Characters of an exception's own words that are told."""
 
 
+def is_own(filename: str) -> bool:
+    """Whether a file of Python code is none of ours, of Python's or of a library's."""
+    return not filename.startswith(_LIBRARIES)
+
+
 def where(fault: BaseException) -> str:
     """Name file, line and function of the user's code in which an exception was raised; empty where there is none.
 
@@ -33,7 +38,7 @@ def where(fault: BaseException) -> str:
         return f"{fault.filename}:{fault.lineno}"
     frames = traceback.extract_tb(fault.__traceback__)
     outside = [frame for frame in frames if not frame.filename.startswith(OURS)]
-    own = [frame for frame in outside if not frame.filename.startswith(_LIBRARIES)]
+    own = [frame for frame in outside if is_own(frame.filename)]
     if not (own or outside):
         return ""
     frame = (own or outside)[-1]

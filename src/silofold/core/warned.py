@@ -33,7 +33,7 @@ def settle(tell: Callable[[str], object]) -> None:
             words = next((line.strip() for line in str(message).splitlines() if line.strip()), "")[:LONGEST]
             tell(console.shown(f"{filename}:{lineno}: {category.__name__}: {words} (others of this kind are not told)"))
 
-    warnings.showwarning = show
+    warnings.showwarning = show  # type: ignore[assignment]
 
 
 _told: set[tuple[str, str, int]] = set()

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from silofold.core import console
 
@@ -44,7 +44,7 @@ class _File(logging.FileHandler):
             console.say(f"{self.baseFilename}: the log cannot be written: {sys.exc_info()[1]}")
 
 
-def start(path: Path, title: str) -> None:
+def start(path: Path, title: str) -> IO[str] | None:
     """Send this rank's log to its file, and its warnings to standard error as well.
 
     Parameters
@@ -53,6 +53,11 @@ def start(path: Path, title: str) -> None:
         The log file; its folder is made.
     title
         Name of the rank, part of every line.
+
+    Returns
+    -------
+    IO
+        The file; none where there is none to open.
 
     Raises
     ------
@@ -83,3 +88,4 @@ def start(path: Path, title: str) -> None:
             file.close()
         raise
     file.begun = True
+    return file.stream
