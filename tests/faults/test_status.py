@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mpirun
+from budget import whole_run
 from silofold.core.endings import BAD_INPUT, DIVERGED, ENDINGS, RESUMABLE, STOPPED, USER_CODE, Ending
 from silofold.record import control
 from silofold.record.rundir import RunFolder
@@ -77,7 +78,7 @@ def test_a_change_of_workers_that_is_none(change: str, tmp_path: Path) -> None:
     assert "expected a change" in ended.err
 
 
-@pytest.mark.parametrize("kind", ["central", "local"])
+@pytest.mark.parametrize("kind", ["central", pytest.param("local", marks=whole_run)])
 def test_a_baseline_says_how_it_ended(kind: str, recipe: Path, tiny: Path, tmp_path: Path) -> None:
     def baseline(out: Path, *more: str) -> mpirun.Ended:
         command = ["baseline", kind, recipe, "--data", tiny, "--workers", 1, "--set", "rounds.count=2", "--out", out]
