@@ -9,6 +9,8 @@ import copy
 import ctypes
 import os
 import random
+import signal
+import sys
 import warnings
 from typing import Any, Never
 
@@ -623,6 +625,14 @@ class Later(Plain):
                     self.more = nn.Linear(2, 2)
                 case "entry":
                     self.register_state_dict_post_hook(_enter)
+                case "chdir":
+                    os.chdir("/")
+                case "closes":
+                    sys.stdout.close()
+                    sys.stderr.close()
+                case "handler":
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                    signal.alarm(1)
                 case "segfault":
                     ctypes.string_at(0)
                 case "warning":

@@ -134,6 +134,8 @@ def train(request: Request) -> int:
     int
         Exit code of this rank: 0 on success, 2 on bad input, 75 if the run can be resumed.
     """
+    # a model may change the current folder: what is told by its relative path would lie elsewhere from then on
+    request = replace(request, out=request.out.absolute(), replay=request.replay.absolute() if request.replay else None)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # mpirun hands it to every rank; it is for the scheduler
     try:
         world = worlds.connect()
@@ -490,7 +492,7 @@ def _check_same(job: Job, *, exact: bool = True) -> None:
 
 def _host(world: World, job: Job) -> Trainee:
     """Build the model and read the silos of a worker: most of the reading is done while torch is imported."""
-    folder, limit = Path(job.settings.data.folder), 10**6 * job.settings.data.memory
+    folder, limit = Path(job.settings.data.folder).absolute(), 10**6 * job.settings.data.memory
     hosted = job.hosted().get(world.rank, ())
 
     splits: list[SiloSplit] = [(index, split) for index in hosted for split in silos.SPLITS]

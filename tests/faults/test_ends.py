@@ -83,6 +83,16 @@ def living(ranks: list[int]) -> list[int]:
     return [rank for rank, stat in with_states if stat.exists() and ") Z" not in stat.read_text()]
 
 
+@pytest.mark.parametrize("what", ["chdir", pytest.param("closes", marks=whole_run)])
+def test_a_model_that_changes_its_process(what: str, recipe: Path, tiny: Path, tmp_path: Path) -> None:
+    """The current folder, say, where the run folder is named from; or standard output and error are closed."""
+    model = f'model={{name="odd_models:Later",what="{what}"}}'
+    command = launched(recipe, tiny, Path(os.path.relpath(tmp_path / "run")), *QUICK, "--set", model)
+    ended = mpirun.run(command, 180, {"PYTHONPATH": str(Path(__file__).parents[1])})
+    assert (ended.code, ended.err) == (0, ""), ended
+    assert (tmp_path / "run" / "model.pt").exists()
+
+
 @whole_run
 def test_an_mpirun_that_is_asked_to_end_while_ranks_start(recipe: Path, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
