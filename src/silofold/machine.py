@@ -112,10 +112,21 @@ def end_with_parent(number: int) -> None:
 
 
 def end_with_launcher() -> None:
-    """Have a rank killed with the launcher's process on its node: without that it would train on, and nobody knew of it."""
-    parent = _read(PROC / str(os.getppid()) / "comm").rstrip("\n")
-    if parent in LAUNCHERS:
-        end_with_parent(signal.SIGKILL)
+    """Have a rank end with the launcher's process on its node: without that it would train on, and nobody knew of it.
+
+    The kernel tells when the thread ends that started this process; a launcher of many ranks has several.
+    """
+    parent = os.getppid()
+    if _read(PROC / str(parent) / "comm").rstrip("\n") not in LAUNCHERS:
+        return
+
+    def look(*_: object) -> None:
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    number = signal.SIGRTMIN + 11  # nobody else's
+    signal.signal(number, look)
+    end_with_parent(number)
 
 
 def descendants(pid: int, proc: Path = PROC) -> list[Child]:
