@@ -625,6 +625,8 @@ class Later(Plain):
                     self.more = nn.Linear(2, 2)
                 case "entry":
                     self.register_state_dict_post_hook(_enter)
+                case "file":
+                    self.register_state_dict_post_hook(lambda *_: _raise("KeyError"))
                 case "chdir":
                     os.chdir("/")
                 case "closes":

@@ -470,8 +470,10 @@ class Bench:
     def encode(self, state: State) -> bytes:
         """Encode a model as a file for torch.load."""
         self._model.load(state.vector)
-        start_check.look_at_file(self._model, self._work.settings.model["name"])
-        return self._model.encode()
+        name = self._work.settings.model["name"]
+        with build.running(name):
+            start_check.look_at_file(self._model, name)
+            return self._model.encode()
 
 
 # --- the record ------------------------------------------------------------------------------------------------------

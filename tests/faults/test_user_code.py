@@ -68,6 +68,7 @@ LATER = [
     (later("GeneratorExit"), 4, ("GeneratorExit: why", "3 void rounds in a row")),
     (later("KeyboardInterrupt", "evaluate"), 4, ("evaluating silo silo_0000", "KeyboardInterrupt: why")),
     (later("layer"), 4, ("more.weight", "from the start")),
+    (later("file"), 4, ("KeyError: 'why'",)),
     (later("entry", "evaluate"), 4, ("other entries", "more")),
     ("local.lr=1e6", 3, ("3 void rounds in a row", "round 3, silo silo_000", "local.lr = 1e+06")),
     ('server_optimizer={name="sgd",lr=1e6}', 3, ("server_optimizer sgd (lr = 1000000.0)",)),

@@ -32,7 +32,7 @@ from silofold.record import checkpoint, rundir
 from silofold.roles import job as jobs
 from silofold.roles.shelf import UNREADABLE
 from silofold.roles.total import Total, largest
-from silofold.training import flat, local, start_check
+from silofold.training import build, flat, local, start_check
 from silofold.training.side_by_side import Member
 
 if TYPE_CHECKING:
@@ -294,10 +294,9 @@ class Worker:
         if settings.rounds.worker_checkpoints and number:
             path = folder.worker_checkpoint(self._title, settings.local.batch_size, number)
             path.parent.mkdir(parents=True, exist_ok=True)
-            rundir.write_atomically(path, self._model.encode())
+            rundir.write_atomically(path, self._file())
         if plan.last and first:
-            start_check.look_at_file(self._model, settings.model["name"])
-            rundir.write_atomically(folder.model, self._model.encode())
+            rundir.write_atomically(folder.model, self._file())
         if plan.checkpoint and settings.local.keep_momentum:  # of a worker that has nothing to save nobody waits to hear
             begin = time.perf_counter()
             draft = checkpoint.draft_of(folder.checkpoints, number)
@@ -307,6 +306,13 @@ class Worker:
             ]
             seconds = time.perf_counter() - begin
             self._world.say(Saved(number, self._title, tuple(files), seconds), topology.SCHEDULER)
+
+    def _file(self) -> bytes:
+        """Encode the model as the file of a state dict, which code of the user's own may have a part in."""
+        name = self._job.settings.model["name"]
+        with build.running(name):
+            start_check.look_at_file(self._model, name)
+            return self._model.encode()
 
     def _log(self, number: int, scores: list[Score]) -> None:
         """Tell how the silos fared that were trained or evaluated here: not always the same ones."""
