@@ -139,6 +139,8 @@ class _Job:
         self._relay = relay.Relay()
         self._unwritten = ""
         """Why standard output could not be written."""
+        self._born = threading.Event()
+        """Whether ranks were seen."""
 
     def run(self, rounds: int, folder: RunFolder) -> int:
         """Run the command, show how it goes, and judge how it ended."""
@@ -147,7 +149,7 @@ class _Job:
         # on a terminal all that the ranks print goes through one hand, or it would be written across the view
         process = self._started(subprocess.STDOUT if view and sys.stderr.isatty() else subprocess.PIPE)
         cut, gone = threading.Event(), threading.Event()
-        threading.Thread(target=_guard, args=(process, start, cut, gone), daemon=True).start()
+        threading.Thread(target=_guard, args=(process, start, cut, gone, self._born), daemon=True).start()
         threads = self._passing_on(process, view=view)
         if view:
             out = _descriptor(process.stdout)
@@ -248,8 +250,9 @@ class _Job:
         return code in {0, RESUMABLE.code, INTERRUPTED.code} or (code in CODES and self._relay.spoken)
 
     def _not_started(self, code: int, words: str, start: Start | None) -> int:
-        if not words and code:  # a launcher that cannot start says why: this one was ended, or its ranks were
-            console.say(f"mpirun was ended before a rank was up (exit code {code}), and said nothing: start it again")
+        # a launcher that cannot start says why, and so does a rank: this one was ended; libraries may have warned before
+        if code and (not words or (self._born.is_set() and not relay.explains(self._relay.said.decode(errors="replace")))):
+            console.say(f"mpirun was ended before a rank was up (exit code {code}), and has not said why: start it again")
             if start and self._plain:
                 control.note_end(start.folder, "rank-lost")
             return RESUMABLE.code
@@ -386,7 +389,11 @@ def _stamp(path: Path) -> int:
 
 
 def _guard(
-    process: subprocess.Popen[Any], start: Start | None, ended: threading.Event, gone: threading.Event | None = None
+    process: subprocess.Popen[Any],
+    start: Start | None,
+    ended: threading.Event,
+    gone: threading.Event | None = None,
+    born: threading.Event | None = None,
 ) -> None:
     """End an mpirun that waits for what will not come, and tell so by an event, and by another if no rank is left.
 
@@ -398,6 +405,8 @@ def _guard(
         time.sleep(GUARD_LOOKS_EVERY)
         try:
             reason = watch.look()
+            if born and watch.begun:
+                born.set()
             if reason:
                 console.say(f"mpirun is ended, since it stays though {reason}")
                 ended.set()
@@ -422,6 +431,11 @@ class _Watch:
         self._most, self._since = 0, dict[str, float]()
         self.alone = False
         """Whether there were ranks, and none is left."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there were ranks."""
+        return self._most > 0
 
     def look(self) -> str:
         """Return why the job is to be ended; empty where it is not."""

@@ -41,6 +41,11 @@ def test_a_launcher_that_was_ended_before_a_rank_was_up(code: int, recipe: Path,
     """One that cannot start its ranks says why."""
     ended = mpirun.run(launched(recipe, tiny, tmp_path / "run"), 60, as_launcher(tmp_path / "launcher", f"exit {code}"))
     assert (ended.code, len(ended.err.splitlines())) == (75, 1), ended
+    rank = f"{sys.executable} -c 'import time; time.sleep(60)' -m silofold train"
+    warns = as_launcher(
+        tmp_path / "launcher", f"{rank} & echo 'lib.py:3: ResourceWarning: x' >&2; sleep 3; kill $!; exit {code}"
+    )
+    assert mpirun.run(launched(recipe, tiny, tmp_path / "run"), 60, warns).code == 75
     silent = as_launcher(tmp_path / "launcher", f"echo 'There are not enough slots.' >&2; exit {1}")
     assert mpirun.run(launched(recipe, tiny, tmp_path / "run"), 60, silent).code == 2
 
