@@ -36,7 +36,7 @@ def as_launcher(path: Path, script: str) -> dict[str, str]:
     return {"SILOFOLD_LAUNCHER": str(path)}
 
 
-@pytest.mark.parametrize("code", [1, 143, 137])
+@pytest.mark.parametrize("code", [1, *(pytest.param(code, marks=whole_run) for code in (143, 137))])
 def test_a_launcher_that_was_ended_before_a_rank_was_up(code: int, recipe: Path, tiny: Path, tmp_path: Path) -> None:
     """One that cannot start its ranks says why."""
     ended = mpirun.run(launched(recipe, tiny, tmp_path / "run"), 60, as_launcher(tmp_path / "launcher", f"exit {code}"))
@@ -88,7 +88,8 @@ def living(ranks: list[int]) -> list[int]:
     return [rank for rank, stat in with_states if stat.exists() and ") Z" not in stat.read_text()]
 
 
-@pytest.mark.parametrize("what", ["chdir", pytest.param("closes", marks=whole_run)])
+@whole_run
+@pytest.mark.parametrize("what", ["chdir", "closes"])
 def test_a_model_that_changes_its_process(what: str, recipe: Path, tiny: Path, tmp_path: Path) -> None:
     """The current folder, say, where the run folder is named from; or standard output and error are closed."""
     model = f'model={{name="odd_models:Later",what="{what}"}}'
