@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import builtins
 import copy
+import ctypes
 import os
 import random
+import signal
+import sys
 import warnings
 from typing import Any, Never
 
@@ -517,6 +520,8 @@ def _raise(what: str) -> Never:
         import no_such_library_at_all  # type: ignore[import-not-found]  # noqa: F401
     if what == "two lines":
         raise ValueError("no good\nat all")
+    if what == "segfault":
+        ctypes.string_at(0)
     known = {"Stubborn": Stubborn, "Aborted": Aborted}
     raise known[what] if what in known else getattr(builtins, what)("why")
 
@@ -584,3 +589,60 @@ class RaisesEvaluatingLater(Plain):
 class DivergesLater(Plain):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) * (float("nan") if self.training and x.mean() < 0.3 else 1.0)
+
+
+# --- sound in the start check of three silos with 10, 11 and 12 test images, and not on the second one of them ------------
+
+
+class RaisesOnOneSilo(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training and len(x) == 11:
+            raise KeyboardInterrupt("no such \x1b[31m key")
+        return super().forward(x)
+
+
+class NotANumberOnOneSilo(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (float("nan") if not self.training and len(x) == 11 else 1.0)
+
+
+# --- raises what is no Exception, or adds tensors, once the silos' own images come -----------------------------------------
+
+
+class Later(Plain):
+    """Does something where it meets images that are darker than those of the start check: ``train`` or ``evaluate``."""
+
+    def __init__(self, classes: int, what: str, when: str = "train") -> None:
+        super().__init__(classes)
+        self.what, self.when = what, when
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.when == ("train" if self.training else "evaluate") and 0 < x.mean() < 0.3:
+            match self.what:
+                case "buffer":
+                    self.register_buffer("seen", torch.ones(3))
+                case "layer":
+                    self.more = nn.Linear(2, 2)
+                case "entry":
+                    self.register_state_dict_post_hook(_enter)
+                case "file":
+                    self.register_state_dict_post_hook(lambda *_: _raise("KeyError"))
+                case "chdir":
+                    os.chdir("/")
+                case "closes":
+                    sys.stdout.close()
+                    sys.stderr.close()
+                case "handler":
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                    signal.alarm(1)
+                case "segfault":
+                    ctypes.string_at(0)
+                case "warning":
+                    warnings.warn(f"the mean is {x.mean()}\nand \x1b[31m more", stacklevel=1)
+                case _:
+                    _raise(self.what)
+        return super(Plain, self).forward(x) if self.what != "layer" else self[1](self[0](x))
+
+
+def _enter(_: nn.Module, state: dict[str, Any], *__: object) -> None:
+    state["more"] = torch.ones(3)

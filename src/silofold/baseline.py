@@ -8,6 +8,7 @@ in processes of this machine, each of which ends by itself when the first one is
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -22,8 +23,11 @@ import msgspec
 import numpy as np
 
 from silofold import config, plugins, run, seeds, topology
-from silofold.core import console
+from silofold.core import console, warned
+from silofold.core.endings import DONE
+from silofold.core.error_table import ERRORS
 from silofold.core.fingerprint import difference
+from silofold.core.user_code import is_none_of_its
 from silofold.data import silo as silos
 from silofold.errors import (
     CheckpointError,
@@ -36,13 +40,13 @@ from silofold.errors import (
 )  # fmt: skip
 from silofold.evaluation import measures
 from silofold.messages import Cause, Phases, RankPhases, Score, SiloSummary, Summary, sha256
-from silofold.record import checkpoint, history, rundir, whole
+from silofold.record import checkpoint, control, history, rundir, whole
 from silofold.record.rundir import RunFolder
 from silofold.training import build, device, instruction_set, local, start_check
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
 
     from numpy.typing import NDArray
@@ -116,7 +120,7 @@ def main(options: argparse.Namespace) -> int:
     target = RunFolder(options.out)
     states, earlier = _begin(target, work, options.kind)
     workers = min(options.workers or len(os.sched_getaffinity(0)), len(groups))
-    with Crew(work, workers) as crew:
+    with _leaving_word(target), Crew(work, workers) as crew:
         target.write_record(_record(work, options.kind, len(earlier) + 1, crew))
         sys.stdout.write(
             f"baseline {options.kind}: {len(groups)} model{'s' * (len(groups) > 1)} of {crew.parameters:,} parameters, "
@@ -127,14 +131,26 @@ def main(options: argparse.Namespace) -> int:
             last = _play(target, work, crew, sinks, states, earlier)
         except OSError as fault:
             raise RunFolderError("run-write", f"{fault.filename or target.path}: {fault.strerror}") from None
-    if faults := whole.unkept(target, last, model=len(groups) == 1):
-        raise RunFolderError(
-            "run-incomplete", f"{target.path}: all rounds are done, but not all is saved: {'; '.join(faults)}"
-        )
-    rundir.write_atomically(target.done, f"{last.model_sha256}\n".encode())
+        if faults := whole.unkept(target, last, model=len(groups) == 1):
+            raise RunFolderError(
+                "run-incomplete", f"{target.path}: all rounds are done, but not all is saved: {'; '.join(faults)}"
+            )
     told = f"done: {settings.rounds.count} rounds, accuracy {run.accuracy_told(last, data)}; run folder {target.path}"
+    control.leave_word(target, DONE, told)
+    rundir.write_atomically(target.done, f"{last.model_sha256}\n".encode())
     sys.stdout.write(f"{console.shown(told)}\n")
     return 0
+
+
+@contextlib.contextmanager
+def _leaving_word(target: RunFolder) -> Iterator[None]:
+    """Leave word of the fault that ends a baseline, and none of an earlier one."""
+    target.status.unlink(missing_ok=True)
+    try:
+        yield
+    except SilofoldError as fault:
+        control.leave_word(target, ERRORS[fault.id].ending, str(fault), fault.id)
+        raise
 
 
 def _play(
@@ -328,8 +344,10 @@ def serve(pipe: Connection, work: Work, index: int, models: tuple[int, ...]) -> 
         The models that are its own.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer; this process ends when the pipe does
+    warned.settle(console.say if index == 0 else str)  # all build and try the same model: one of them tells
     try:
         bench = Bench(work, index, models)
+        warned.settle(console.say)
         pipe.send((bench.place, bench.parameters, bench.fingerprint))
         while True:
             number, states = pipe.recv()
@@ -408,7 +426,9 @@ class Bench:
             outcome = self._train(model, momentum, rng)
         except SilofoldError:  # the model has become another one: no later round would be sound
             raise
-        except (Exception, SystemExit) as fault:  # noqa: BLE001  (a user's model may raise anything; the one before stands)
+        except BaseException as fault:  # a user's model may raise anything; the one before stands
+            if is_none_of_its(fault):
+                raise
             outcome = local.broken_off(fault, time.perf_counter() - began)
         self._model.to_host()
         if not outcome.reason and not np.isfinite(self._model.host).all():
@@ -450,7 +470,10 @@ class Bench:
     def encode(self, state: State) -> bytes:
         """Encode a model as a file for torch.load."""
         self._model.load(state.vector)
-        return self._model.encode()
+        name = self._work.settings.model["name"]
+        with build.running(name):
+            start_check.look_at_file(self._model, name)
+            return self._model.encode()
 
 
 # --- the record ------------------------------------------------------------------------------------------------------
@@ -579,6 +602,7 @@ def _silo(work: Work, silo: int, outcome: local.Outcome, score: Score | None) ->
         failed=outcome.cause.of_the_silo,
         cause=outcome.cause,
         raised=outcome.raised,
+        untested=score.lacks if score else "",
     )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import silofold
-from silofold.core import console, endings, modules
+from silofold import machine
+from silofold.core import console, endings, modules, user_code, warned
 from silofold.errors import ConfigError, SilofoldError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     modules.settle()
     console.settle()
+    user_code.heed_interrupts()
+    warned.settle(console.say)
     command = "silofold"
     try:
         options = _parser().parse_args(arguments)
@@ -84,6 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         from silofold import doctor
 
         return doctor.main(options, under_mpi=_under_mpi())
+    machine.end_with_launcher()
     # numpy's and torch's thread pools read this when they are imported; the ranks are the parallelism
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from silofold import run

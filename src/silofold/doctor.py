@@ -251,11 +251,6 @@ def judge_variables(environment: Mapping[str, str], threads: int) -> Iterator[Fi
             f"PRTE_MCA_rmaps_default_mapping_policy={policy} puts all ranks on the first node",
             f"unset it, or set it to slot{policy}",
         )
-    if environment.get("HDF5_USE_FILE_LOCKING", "").upper() in {"TRUE", "1"}:
-        yield warn(
-            "HDF5_USE_FILE_LOCKING=TRUE locks the files that HDF5 writes; many parallel file systems refuse that",
-            "unset HDF5_USE_FILE_LOCKING, or set it to FALSE",
-        )
 
 
 def judge_machine(workers: int, ranks: int, threads: int, cgroups: Path = machine.CGROUPS) -> Iterator[Finding]:
@@ -329,7 +324,7 @@ def judge_folder(folder: Path, facts: folder_probe.Facts) -> Iterator[Finding]:
             "choose an --out on another file system, or have Lustre mounted with -o flock",
         )
     if facts.hdf5:
-        yield fail(f"{folder.absolute()}: HDF5 fails there: {facts.hdf5}", "export HDF5_USE_FILE_LOCKING=FALSE")
+        yield fail(f"{folder.absolute()}: HDF5 fails there: {facts.hdf5}", "choose an --out on another file system")
     if facts.free < GIB:
         yield warn(
             f"{folder.absolute()}: {facts.free / MIB:.0f} MiB free for checkpoints",

@@ -7,7 +7,6 @@ Everything that can be known without MPI is checked before a single rank is star
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -34,7 +33,7 @@ from silofold.core import console
 from silofold.core.endings import DONE, ENDINGS, INTERNAL, INTERRUPTED, RESUMABLE
 from silofold.data import silo as silos
 from silofold.errors import ConfigError, SilofoldError, TopologyError
-from silofold.record import control, history
+from silofold.record import control, deaths, history
 from silofold.record.rundir import RunFolder
 from silofold.view import live
 
@@ -58,8 +57,6 @@ KILLS = {signal.SIGKILL, signal.SIGTERM}
 MOST_RANKS = 2**16
 SESSION, SESSION_LOCK, SESSION_IS_NEW = "silofold-launch-", "lock", 60.0
 """Folder of a job in TMPDIR, the file in it that is locked while the job lives, and seconds in which it may not be yet."""
-_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of Linux."""
 
 
 class Start(NamedTuple):
@@ -140,6 +137,10 @@ class _Job:
         self._command, self._surroundings, self._lock = command, surroundings, lock
         self._keeps, self._plain = keeps, plain
         self._relay = relay.Relay()
+        self._unwritten = ""
+        """Why standard output could not be written."""
+        self._born = threading.Event()
+        """Whether ranks were seen."""
 
     def run(self, rounds: int, folder: RunFolder) -> int:
         """Run the command, show how it goes, and judge how it ended."""
@@ -148,7 +149,7 @@ class _Job:
         # on a terminal all that the ranks print goes through one hand, or it would be written across the view
         process = self._started(subprocess.STDOUT if view and sys.stderr.isatty() else subprocess.PIPE)
         cut, gone = threading.Event(), threading.Event()
-        threading.Thread(target=_guard, args=(process, start, cut, gone), daemon=True).start()
+        threading.Thread(target=_guard, args=(process, start, cut, gone, self._born), daemon=True).start()
         threads = self._passing_on(process, view=view)
         if view:
             out = _descriptor(process.stdout)
@@ -156,7 +157,14 @@ class _Job:
         code = process.wait()
         for thread in threads:  # a process that a rank has left behind may hold the pipe for ever
             thread.join(FAREWELL)
-        return self._judge(code, start, cut=cut.is_set(), gone=gone.is_set())
+        ended = self._judge(code, start, cut=cut.is_set(), gone=gone.is_set())
+        if not self._unwritten:
+            return ended
+        fault = ConfigError("out-write", f"standard output: {self._unwritten}")
+        if not self._keeps and ended == DONE.code:  # what was to be told is all there is
+            return console.error(fault)
+        console.say(f"{fault}: what the run has told stands in its folder")
+        return ended
 
     def _started(self, errors: int) -> subprocess.Popen[bytes]:
         try:
@@ -180,10 +188,18 @@ class _Job:
             ways.append((_descriptor(process.stdout), bytes, 1))
         threads = []
         for source, take, number in ways:
-            args = (source, take, functools.partial(_write, number))
+            args = (source, take, functools.partial(self._pass_on, number))
             threads.append(threading.Thread(target=relay.stream, args=args, daemon=True))
             threads[-1].start()
         return threads
+
+    def _pass_on(self, number: int, data: bytes) -> None:
+        try:
+            _write(number, data)
+        except OSError as fault:
+            if number == 1 and fault.errno not in console.NOBODY:
+                self._unwritten = fault.strerror or str(fault)
+            raise
 
     def _judge(self, code: int, start: Start | None, *, cut: bool, gone: bool) -> int:
         """Turn the launcher's exit code into one of ours, by what the run folder says first.
@@ -198,17 +214,22 @@ class _Job:
         killed = not gone if cut else killed
         if ending is None and not self._relay.lived and not killed and not self._is_spread():
             words = relay.essence(self._relay.said.decode(errors="replace"))
-            return self._not_started(code, words)
+            return self._not_started(code, words, start)
         _write(2, self._relay.rest())
         if ending is None and self._is_of_a_rank(code, start) and not cut:
             if start and self._plain and code == RESUMABLE.code:  # a full disk: it could not say why in the folder
                 control.note_end(start.folder, cause)
+            if start and code == RESUMABLE.code and (died := deaths.since(start.folder.path, start.began)):
+                console.say("; ".join(died))
             return code
         if ending is None:
             ending, cause = RESUMABLE, "rank-lost"
             folder = start.folder if start else None
             own = {0: "mpirun ended, but the run has not", INTERNAL.code: "mpirun was ended before the run (exit code 1)"}
             story = own.get(code, f"a rank was lost (mpirun's exit code {code})")
+            if code < 0:
+                story = f"mpirun was killed ({signal.Signals(-code).name})"
+            story = "; ".join([story, *(deaths.since(start.folder.path, start.began) if start else ())])
             going_on = folder.record.exists() if folder and self._plain else False
             console.say(f"{story}: {f'go on with --resume {folder.path}' if going_on and folder else 'start it again'}")
             if folder and folder.record.exists():
@@ -228,7 +249,13 @@ class _Job:
             return False
         return code in {0, RESUMABLE.code, INTERRUPTED.code} or (code in CODES and self._relay.spoken)
 
-    def _not_started(self, code: int, words: str) -> int:
+    def _not_started(self, code: int, words: str, start: Start | None) -> int:
+        # a launcher that cannot start says why, and so does a rank: this one was ended; libraries may have warned before
+        if code and (not words or (self._born.is_set() and not relay.explains(self._relay.said.decode(errors="replace")))):
+            console.say(f"mpirun was ended before a rank was up (exit code {code}), and has not said why: start it again")
+            if start and self._plain:
+                control.note_end(start.folder, "rank-lost")
+            return RESUMABLE.code
         if code in CODES - {0, INTERNAL.code} and words.startswith("silofold: "):  # a rank's own last words
             _write(2, f"{words}\n".encode())
             return code
@@ -259,7 +286,7 @@ def _write(number: int, data: bytes) -> None:
 
 def _end_with_parent() -> None:
     """Have the launcher asked to end when this process is killed: its ranks would go on without a guard."""
-    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
+    machine.end_with_parent(signal.SIGTERM)
 
 
 def _story_of(fault: OSError) -> str:
@@ -362,7 +389,11 @@ def _stamp(path: Path) -> int:
 
 
 def _guard(
-    process: subprocess.Popen[Any], start: Start | None, ended: threading.Event, gone: threading.Event | None = None
+    process: subprocess.Popen[Any],
+    start: Start | None,
+    ended: threading.Event,
+    gone: threading.Event | None = None,
+    born: threading.Event | None = None,
 ) -> None:
     """End an mpirun that waits for what will not come, and tell so by an event, and by another if no rank is left.
 
@@ -374,6 +405,8 @@ def _guard(
         time.sleep(GUARD_LOOKS_EVERY)
         try:
             reason = watch.look()
+            if born and watch.begun:
+                born.set()
             if reason:
                 console.say(f"mpirun is ended, since it stays though {reason}")
                 ended.set()
@@ -398,6 +431,11 @@ class _Watch:
         self._most, self._since = 0, dict[str, float]()
         self.alone = False
         """Whether there were ranks, and none is left."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there were ranks."""
+        return self._most > 0
 
     def look(self) -> str:
         """Return why the job is to be ended; empty where it is not."""

@@ -5,9 +5,11 @@ Read from Linux and from the variables of SLURM; it knows nothing of MPI, torch 
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import re
+import signal
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
+LAUNCHERS = {"mpirun", "prterun", "prted", "orterun", "orted", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "slurmstepd"}
+"""Names of the processes that have ranks as their children: Open MPI 5 and 4, MPICH, SLURM."""
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux."""
 _NO_LIMIT = 2**60
 """What cgroups of version 1 say where there is no limit is some number above this."""
 
@@ -95,6 +101,32 @@ class Child(NamedTuple):
     parent: int
     command: str
     stopped: bool
+
+
+def end_with_parent(number: int) -> None:
+    """Have this process sent a signal when the one that started it ends, or at once if it has."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
+def end_with_launcher() -> None:
+    """Have a rank end with the launcher's process on its node: without that it would train on, and nobody knew of it.
+
+    The kernel tells when the thread ends that started this process; a launcher of many ranks has several.
+    """
+    parent = os.getppid()
+    if _read(PROC / str(parent) / "comm").rstrip("\n") not in LAUNCHERS:
+        return
+
+    def look(*_: object) -> None:
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    number = signal.SIGRTMIN + 11  # nobody else's
+    signal.signal(number, look)
+    end_with_parent(number)
 
 
 def descendants(pid: int, proc: Path = PROC) -> list[Child]:

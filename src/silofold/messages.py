@@ -123,6 +123,12 @@ class Score(msgspec.Struct, frozen=True, array_like=True, gc=False):
     unanswered: int = 0
     """Images for which the model gave no finite logit."""
 
+    @property
+    def lacks(self) -> str:
+        """Say on which images there is no evaluation; empty if there is one on all."""
+        count = f"no finite logit for {self.unanswered} of {self.examples} images, which count as wrong"
+        return count if self.unanswered else ""
+
 
 class Unscored(msgspec.Struct, frozen=True, array_like=True):
     """A silo whose test split could not be evaluated."""
@@ -360,6 +366,8 @@ class SiloSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The same as a word; empty in records of versions before 0.9."""
     raised: str = ""
     """Class and place of the exception that its model raised."""
+    untested: str = ""
+    """Why the model after this round was not evaluated on it, or not on all of its images; empty where it was."""
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from silofold.core import console
 from silofold.core.endings import DONE, ENDINGS, RESUMABLE, STOPPED, of_code
 from silofold.errors import ConfigError, RunFolderError
@@ -52,8 +54,9 @@ def _status(folder: RunFolder) -> int:
     known = folder.record.exists() or not (lives or status)
     record = folder.read_record() if known else None
     rounds = history.read(folder.metrics) if folder.metrics.exists() else []
-    state, ending = _state(folder, status, lives=lives)
+    state, ending = _state(folder, status, len(rounds), lives=lives)
     lines = [("run folder", str(folder.path)), ("state", state), ("", _latest(rounds))]
+    lines.append(("", history.untested_last(rounds, len(record.silos) if record else 0)))
     if ending and ending.code:
         lines.append(("next", ending.remedy))
     if status:
@@ -63,14 +66,15 @@ def _status(folder: RunFolder) -> int:
     return ending.code if ending else 0
 
 
-def _state(folder: RunFolder, status: Status | None, *, lives: bool) -> tuple[str, Ending | None]:
+def _state(folder: RunFolder, status: Status | None, rounds: int, *, lives: bool) -> tuple[str, Ending | None]:
     """Say how a job stands, and how it ended; no ending while it runs."""
     if folder.done.exists():
         return (status.ended if status and status.ended else "done"), DONE
     if lives and (status is None or status.ended):
-        return "starting: no round was begun yet", None
-    if status is None:
-        return f"no round was begun; start again with --resume {folder.path}", RESUMABLE
+        return f"at work after round {rounds}" if rounds else "starting: no round was begun yet", None
+    if status is None:  # with rounds, a baseline that was interrupted or killed
+        begun = f"ended after round {rounds}, and has said nothing: the same command goes on"
+        return begun if rounds else f"no round was begun; start again with --resume {folder.path}", RESUMABLE
     age = time.time() - status.written
     if status.ended and not lives:
         # files of older versions name no ending, and tell of none but a stop or a save
@@ -97,8 +101,12 @@ def _requeue(folder: RunFolder, code: int, *, warned: bool) -> int:
         end = control.note_end(folder, "rank-lost")
     else:
         end = control.read_end(folder)
+        if ending is RESUMABLE and (end.asked or not end.times):  # who started the ranks has noted nothing
+            end = control.note_end(folder, status.cause if status and status.ending == ending.name else "rank-lost")
     again, story = requeues(ending, end, warned=warned, done=folder.done.exists())
-    if again and not control.keep_end(folder, end):  # or a full disk would be tried again for ever
+    if again and not control.keep_end(
+        folder, msgspec.structs.replace(end, asked=True)
+    ):  # or a full disk would be tried again for ever
         again, story = False, f"not requeued: {folder.path} cannot be written; make room, and submit again"
     told = f": {status.ended}" if status and status.ended and not again and code else ""
     console.say(f"{story}{told}")

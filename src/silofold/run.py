@@ -31,7 +31,7 @@ from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.coordination import quorum
-from silofold.core import console
+from silofold.core import console, warned
 from silofold.core.elements import Elements
 from silofold.core.endings import DONE, INTERNAL, INTERRUPTED, RESUMABLE, STOPPED
 from silofold.core.error_table import ERRORS
@@ -47,7 +47,7 @@ from silofold.errors import (
 )  # fmt: skip
 from silofold.evaluation.accuracy import chance
 from silofold.messages import Broken, Over, Regroup, Summary, sha256
-from silofold.record import checkpoint, control, history, log, rundir, silo_state, surroundings, whole
+from silofold.record import checkpoint, control, deaths, history, log, rundir, silo_state, surroundings, whole
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
 from silofold.roles.shelf import Shelf
@@ -134,6 +134,8 @@ def train(request: Request) -> int:
     int
         Exit code of this rank: 0 on success, 2 on bad input, 75 if the run can be resumed.
     """
+    # a model may change the current folder: what is told by its relative path would lie elsewhere from then on
+    request = replace(request, out=request.out.absolute(), replay=request.replay.absolute() if request.replay else None)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # mpirun hands it to every rank; it is for the scheduler
     try:
         world = worlds.connect()
@@ -264,6 +266,7 @@ def _abort(world: World, request: Request) -> NoReturn:
         console.error(broken)
     elif isinstance(fault, KeyboardInterrupt):
         ending = INTERRUPTED
+        console.say(f"rank {world.rank} was interrupted (SIGINT)")
     else:
         sys.stderr.write(f"silofold: rank {world.rank}: internal error\n{traceback.format_exc()}")
     logger.info("rank %d ends the job", world.rank, exc_info=fault)  # the file alone: standard error has it in one line
@@ -323,12 +326,17 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
             if request.rehearse:
                 logging.getLogger("silofold").addHandler(logging.NullHandler())
             else:
-                log.start(job.folder.log(title), title)
+                deaths.heed(log.start(job.folder.log(title), title))
                 world.note_in(job.folder.trace(title))
         except OSError as fault:
             raise RunFolderError("run-write", f"{fault.filename}: {fault.strerror}") from None
+    # all workers build and try the same model: what it warns of then is told by one of them, and stands in all logs
+    warned.settle(
+        logger.info if kind in {"worker", "standby"} and world.rank != layout.worker_ranks.start else logger.warning
+    )
     with world.together():
         trainee = _host(world, job) if kind in {"worker", "standby"} else None
+    warned.settle(logger.warning)
     elements = _agree_on_elements(world, layout, trainee[0].model.elements if trainee else None)
     with world.together():
         slices = topology.shard_slices(elements.size, layout.servers)
@@ -485,7 +493,7 @@ def _check_same(job: Job, *, exact: bool = True) -> None:
 
 def _host(world: World, job: Job) -> Trainee:
     """Build the model and read the silos of a worker: most of the reading is done while torch is imported."""
-    folder, limit = Path(job.settings.data.folder), 10**6 * job.settings.data.memory
+    folder, limit = Path(job.settings.data.folder).absolute(), 10**6 * job.settings.data.memory
     hosted = job.hosted().get(world.rank, ())
 
     splits: list[SiloSplit] = [(index, split) for index in hosted for split in silos.SPLITS]
@@ -821,6 +829,8 @@ def _close(scheduler: Scheduler, job: Job) -> None:
         )
     best = next((summary for summary in reversed(rounds) if summary.accuracy is not None), None)
     story = accuracy_told(best, job.data)
+    if best and best.round != rounds[-1].round:
+        story = f"{story} after round {best.round}, the last one that was evaluated"
     if scheduler.ending:
         story = f"{scheduler.ending[1]}: {len(rounds)} rounds, accuracy {story}; go on with --resume {job.folder.path}"
     elif job.script:
@@ -841,7 +851,9 @@ def accuracy_told(summary: Summary | None, data: silos.Manifest) -> str:
     histogram = [sum(counts) for counts in zip(*(silo.test.histogram for silo in data.silos), strict=True)]
     story = f"{summary.accuracy:.2%} of {summary.test_examples} test images"
     worthless = chance(round(summary.accuracy * summary.test_examples), summary.test_examples, histogram)
-    return f"{story}, {worthless}" if worthless else story
+    story = f"{story}, {worthless}" if worthless else story
+    lacking = history.untested(summary, len(data.silos))
+    return f"{story}; {lacking}" if lacking else story
 
 
 def _timeline(job: Job, rounds: list[Summary], started: float) -> list[str]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import mpirun
+from budget import whole_run
 from silofold.core.endings import BAD_INPUT, DIVERGED, ENDINGS, RESUMABLE, STOPPED, USER_CODE, Ending
 from silofold.record import control
 from silofold.record.rundir import RunFolder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def ask(*words: object) -> mpirun.Ended:
@@ -49,6 +47,16 @@ def test_what_a_batch_script_asks(tmp_path: Path) -> None:
     assert ask(tmp_path, "--requeue", 75).code == 1
 
 
+@pytest.mark.parametrize("noted", ["", "rank-lost"])
+def test_starts_of_which_nothing_was_noted_are_counted(noted: str, tmp_path: Path) -> None:
+    """Those of a bare mpirun, say, also where the first one was noted: a repetition that mends nothing comes to an end."""
+    if noted:
+        control.note_end(RunFolder(tmp_path), noted)
+    codes = [ask(tmp_path, "--requeue", 75).code for _ in range(3)]
+    assert codes == [0, 0, 1]
+    assert ask(tmp_path, "--requeue", 75).code == 0, "who submits the job once more has mended something"
+
+
 def test_a_status_that_a_crash_has_cut_off_does_not_decide(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text('{"written": 17')
     assert ask(tmp_path, "--requeue", 137).code == 0
@@ -68,3 +76,23 @@ def test_a_change_of_workers_that_is_none(change: str, tmp_path: Path) -> None:
         ended = mpirun.silofold("scale", tmp_path, f"--workers={change}")
     assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended
     assert "expected a change" in ended.err
+
+
+@pytest.mark.parametrize("kind", ["central", pytest.param("local", marks=whole_run)])
+def test_a_baseline_says_how_it_ended(kind: str, recipe: Path, tiny: Path, tmp_path: Path) -> None:
+    def baseline(out: Path, *more: str) -> mpirun.Ended:
+        command = ["baseline", kind, recipe, "--data", tiny, "--workers", 1, "--set", "rounds.count=2", "--out", out]
+        return mpirun.silofold(*command, *more, environment={"PYTHONPATH": str(Path(__file__).parents[1])})
+
+    broken, out = tmp_path / "broken", tmp_path / "run"
+    ended, told = baseline(broken, "--set", 'model={name="odd_models:DivergesLater"}'), ask(broken)
+    assert (ended.code, told.code) == (3, 3), (ended, told)
+    assert "[diverged-rounds]" in told.out.splitlines()[1]
+    assert baseline(out).code == 0
+    told = ask(out)
+    assert told.code == 0
+    assert told.out.splitlines()[1].startswith("state        done: 2 rounds, accuracy")
+    (out / "DONE").unlink()
+    (out / "status.json").unlink()
+    killed = ask(out)
+    assert (killed.code, "after round 2" in killed.out) == (75, True), killed

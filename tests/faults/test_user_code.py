@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,13 @@ def own(name: str) -> str:
     return f'model={{name="odd_models:{name}"}}'
 
 
+def later(what: str, when: str = "train") -> str:
+    return f'model={{name="odd_models:Later",what="{what}",when="{when}"}}'
+
+
 AT_START = [
+    ('Raises",what="GeneratorExit",when="train', 4, ("GeneratorExit: why",)),
+    ('Raises",what="KeyboardInterrupt",when="backward', 4, ("KeyboardInterrupt",)),
     ("Raises", 4, ("KeyError", "odd_models.py:", " in _raise)")),
     ("AssignsData", 4, ("1.weight", "copy_")),
     ("TwoWhileTraining", 4, ("TwoWhileTraining", "tuple of 2")),
@@ -58,6 +65,11 @@ LATER = [
     (own("RaisesLater"), 4, ("SystemExit: 0", "odd_models.py:", "3 void rounds in a row")),
     (own("NotANumberLater"), 3, ("no finite logit for 33 of 33 test images", "local.lr = 0.05")),
     (own("RaisesEvaluatingLater"), 4, ("evaluating silo silo_0000", "KeyError")),
+    (later("GeneratorExit"), 4, ("GeneratorExit: why", "3 void rounds in a row")),
+    (later("KeyboardInterrupt", "evaluate"), 4, ("evaluating silo silo_0000", "KeyboardInterrupt: why")),
+    (later("layer"), 4, ("more.weight", "from the start")),
+    (later("file"), 4, ("KeyError: 'why'",)),
+    (later("entry", "evaluate"), 4, ("other entries", "more")),
     ("local.lr=1e6", 3, ("3 void rounds in a row", "round 3, silo silo_000", "local.lr = 1e+06")),
     ('server_optimizer={name="sgd",lr=1e6}', 3, ("server_optimizer sgd (lr = 1000000.0)",)),
     ('strategy={name="odd_plugins:RaisesCombining"}', 4, ("odd_plugins:RaisesCombining, combine: KeyError: 'what",)),
@@ -142,6 +154,51 @@ def test_a_baseline_that_did_not_train(
         assert ended.code == code, ended
         assert says in told(ended)
         assert not (out / "DONE").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("RaisesOnOneSilo", r"silo_0001: KeyboardInterrupt: no such \x1b[31m key ("),
+        pytest.param("NotANumberOnOneSilo", "silo_0001: no finite logit for 11 of 11 images", marks=whole_run),
+    ],
+)
+def test_a_silo_that_cannot_be_evaluated_is_told_of(name: str, says: str, recipe: Path, even: Path, tmp_path: Path) -> None:
+    """In the run's last line, by status and by verify; the warnings of many rounds are one."""
+    out = tmp_path / "run"
+    ended = train(recipe, even, out, own(name))
+    story = f"1 of 3 silos was not fully evaluated: {says}"
+    assert ended.code == 0, ended
+    assert story in ended.out.splitlines()[-1], ended
+    assert ended.err.count("cannot be evaluated") <= 1, ended
+    for command in ("status", "verify"):
+        told_again = mpirun.silofold(command, out, environment=WHERE)
+        assert (told_again.code, story in told_again.out) == (0, True), told_again
+
+
+@whole_run
+@pytest.mark.parametrize(
+    "setting", [later("segfault"), own('Raises",what="segfault",when="train')], ids=["later", "at start"]
+)
+def test_a_model_that_ends_its_process(setting: str, recipe: Path, even: Path, tmp_path: Path) -> None:
+    """A lost rank; where it was is told, and no library's dump."""
+    sets = [part for one in (*QUICK, setting) for part in ("--set", one)]
+    out = tmp_path / "run"
+    ended = mpirun.silofold(
+        "launch", recipe, "--data", even, "--out", out, "--servers", 1, "--workers", 2, *sets, environment=WHERE
+    )
+    assert ended.code == 75, ended
+    assert re.search(r"worker_\d: Segmentation fault \(.*odd_models.py:\d+ in (forward|_raise)\)", ended.err), ended
+    assert "Process received signal" not in ended.err
+
+
+@whole_run
+def test_a_model_that_warns_at_every_call_is_heard_once(recipe: Path, even: Path, tmp_path: Path) -> None:
+    """By a worker each, where it is sound in the start check."""
+    ended = train(recipe, even, tmp_path / "run", later("warning"))
+    assert ended.code == 0, ended
+    assert 1 <= ended.err.count("UserWarning: the mean is") <= 2, ended
+    assert "\x1b" not in ended.err
 
 
 @whole_run

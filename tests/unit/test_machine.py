@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import run_folder
 from silofold import machine
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
 
 
@@ -114,3 +116,28 @@ def test_a_host_whose_name_is_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_processes_that_a_process_comes_from() -> None:
     assert [*machine.ancestors(os.getpid())]
     assert "slurmstepd" not in machine.ancestors(os.getpid())
+
+
+LAUNCHER = """
+import ctypes, subprocess, sys, threading, time
+ctypes.CDLL(None).prctl(15, b"prterun", 0, 0, 0)  # PR_SET_NAME
+def start():
+    rank = "import time; from silofold import machine; machine.end_with_launcher(); print('up', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", rank], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    print(child.pid, flush=True)
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+time.sleep(60)
+"""
+
+
+def test_a_rank_ends_with_its_launcher_and_not_with_a_thread_of_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        rank = Path(f"/proc/{int(process.stdout.readline())}/stat")
+        time.sleep(1.0)  # the thread that has started it ends
+        assert ") Z" not in rank.read_text()
+        process.kill()
+        run_folder.until(lambda: not rank.exists() or ") Z" in rank.read_text(), 20)

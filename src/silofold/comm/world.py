@@ -414,8 +414,7 @@ class World:
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once with an exit code."""
-        sys.stderr.flush()
-        sys.stdout.flush()
+        _flush()
         if self.survives:  # then Abort ends this rank alone, and mpirun at times gives 0
             far = [rank for rank in self.living if rank != self.rank and not self.end_rank(rank)]
             for rank in far:
@@ -501,14 +500,20 @@ def leave(world: World, code: int = 0, seconds: float = 10.0) -> None:
 def finish(world: World, code: int) -> NoReturn:
     """Leave MPI and end this process within seconds, whatever has died."""
     leave(world, code)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     if not world.troubled:
         # MPICH's launcher takes a process that skips its library's exit handlers for a dead one, and kills the others. They
         # are run without Python's own farewell, and with its lock held, so that none of its threads sees it.
         signal.alarm(10)
         ctypes.PyDLL(None).exit(code)
     os._exit(code)
+
+
+def _flush() -> None:
+    """Write what is left to be written; a user's code may have closed it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
 
 
 def library_version() -> str:

@@ -48,6 +48,7 @@ def check(ranks: int, environment: Mapping[str, str] = os.environ) -> None:
         A job cannot start here, and why.
     """
     check_variables(environment, lambda number: allocation_lives(number, environment))
+    _check_file_sizes()
     check_temporary(environment)
     _check_files(ranks)
     if not os.access(sys.executable, os.X_OK):
@@ -133,6 +134,16 @@ def _check_files(ranks: int) -> None:
         )
     if 0 <= soft < 4 * needed:  # ours to raise, and the ranks inherit it
         resource.setrlimit(resource.RLIMIT_NOFILE, (4 * needed if hard < 0 else min(hard, 4 * needed), hard))
+
+
+def _check_file_sizes() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if 0 <= limit < SEGMENT:
+        raise ConfigError(
+            "place-size",
+            f"no file may be larger than {limit / MIB:.3g} MiB here, expected {SEGMENT // MIB} MiB for MPI's shared memory, "
+            "and more for a large model: ulimit -f unlimited",
+        )
 
 
 def home(environment: Mapping[str, str]) -> dict[str, str]:

@@ -113,6 +113,11 @@ def essence(words: str) -> str:
     return _short(". ".join(part.rstrip(".") for part in (sentence, ", ".join(details)) if part))
 
 
+def explains(words: str) -> bool:
+    """Whether a launcher or a rank has told of a failure, and not only warned."""
+    return any(sign in words for sign in ("Traceback (most recent call last)", "silofold: ", "----------", "=====", "rror"))
+
+
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN].rpartition(' ')[0]} …"

@@ -67,6 +67,8 @@ def _run_folder(folder: RunFolder) -> tuple[list[str], list[str]]:
         f"{folder.path}: {record.baseline if record else 'unreadable'} run, "
         f"{'finished' if finished else 'not finished'}, rounds: {len(rounds)}, checkpoints: {len(kept)}"
     )
+    if lacking := history.untested_last(rounds, len(record.silos) if record else 0):
+        notes.append(f"{folder.metrics}: {lacking}")
     if control.is_running(folder):
         notes.append(f"{folder.path}: a job is at work in it: what it writes or removes meanwhile may be told as a fault")
     newest = next((path for path, found in kept.items() if not found), None)

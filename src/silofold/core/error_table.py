@@ -128,6 +128,7 @@ ERRORS: dict[str, Entry] = {
     "folder-name": Entry(BAD_INPUT, "The path of a folder is not UTF-8.", "Rename the folder."),
     "place-temporary": Entry(BAD_INPUT, "No file can be written for temporary use.", "Set TMPDIR to another folder."),
     "place-files": Entry(BAD_INPUT, "Too few files may be open for MPI's connections.", "Raise ulimit -n."),
+    "place-size": Entry(BAD_INPUT, "No file may become as large as MPI needs it.", "Raise ulimit -f."),
     "place-variable": Entry(BAD_INPUT, "An environment variable names what is not there.", "Unset it."),
     "place-allocation": Entry(BAD_INPUT, "Variables of a batch job that is over stand in this shell.", "Unset them."),
     # --- run folders --------------------------------------------------------------------------------------------------

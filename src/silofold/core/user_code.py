@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import signal
 import sysconfig
 import traceback
 from pathlib import Path
@@ -18,8 +19,14 @@ OURS = str(Path(__file__).parents[1])
 """Folder of this package."""
 _LIBRARIES = (OURS, *{sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")}, "<frozen")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
+_interrupts: list[int] = []
 LONGEST = 300
 """Characters of an exception's own words that are told."""
+
+
+def is_own(filename: str) -> bool:
+    """Whether a file of Python code is none of ours, of Python's or of a library's."""
+    return not filename.startswith(_LIBRARIES)
 
 
 def where(fault: BaseException) -> str:
@@ -31,7 +38,7 @@ def where(fault: BaseException) -> str:
         return f"{fault.filename}:{fault.lineno}"
     frames = traceback.extract_tb(fault.__traceback__)
     outside = [frame for frame in frames if not frame.filename.startswith(OURS)]
-    own = [frame for frame in outside if not frame.filename.startswith(_LIBRARIES)]
+    own = [frame for frame in outside if is_own(frame.filename)]
     if not (own or outside):
         return ""
     frame = (own or outside)[-1]
@@ -67,6 +74,24 @@ def is_full(fault: BaseException) -> bool:
     return isinstance(fault, OSError) and fault.errno in _DISK
 
 
+def heed_interrupts() -> None:
+    """Take note of SIGINT: code of the user's own may raise `KeyboardInterrupt` where nobody has interrupted it."""
+
+    def heed(*_: object) -> None:
+        _interrupts.append(1)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, heed)
+
+
+def is_none_of_its(fault: BaseException) -> bool:
+    """Whether an exception that came out of user's code is not its own: an interrupt, or a generator that is closed."""
+    if isinstance(fault, KeyboardInterrupt):
+        return bool(_interrupts)
+    return isinstance(fault, GeneratorExit) and not where(fault)
+
+
 @contextlib.contextmanager
 def calling(make: Callable[[BaseException], SilofoldError]) -> Iterator[None]:
     """Call code of the user's own; faults of ours pass through as they are.
@@ -83,7 +108,9 @@ def calling(make: Callable[[BaseException], SilofoldError]) -> Iterator[None]:
     """
     try:
         yield
-    except (SilofoldError, KeyboardInterrupt, GeneratorExit):
+    except SilofoldError:
         raise
     except BaseException as fault:
+        if is_none_of_its(fault):
+            raise
         raise make(fault) from fault

@@ -76,6 +76,8 @@ class End(msgspec.Struct, frozen=True):
     cause: str = ""
     checkpoint: str = ""
     times: int = 0
+    asked: bool = False
+    """Whether a batch script has asked about it: what ends after that and notes nothing is another start."""
 
 
 def write_status(folder: RunFolder, status: Status) -> None:

@@ -138,8 +138,26 @@ def fill_in(summary: Summary, untold: Sequence[SiloSummary]) -> Summary:
     return msgspec.structs.replace(summary, silos=list(({one.silo: one for one in [*untold, *summary.silos]}).values()))
 
 
+def untested(summary: Summary, silos: int) -> str:
+    """Say of an evaluated round which of so many silos its accuracy leaves out, wholly or in part; empty if none."""
+    lacking = [silo for silo in summary.silos if silo.untested]
+    if not lacking:
+        return ""
+    first = f"{lacking[0].name}: {lacking[0].untested}"
+    were, others = ("was", "") if len(lacking) == 1 else ("were", ", the first one")
+    return f"{len(lacking)} of {silos} silos {were} not fully evaluated{others}: {first}"
+
+
+def untested_last(rounds: Sequence[Summary], silos: int) -> str:
+    """Say the same of the last round that was evaluated."""
+    last = next((one for one in reversed(rounds) if one.accuracy is not None), None)
+    return untested(last, silos) if last else ""
+
+
 def _line(summary: Summary) -> bytes:
     """Encode a summary, without the silos that have nothing to tell: thousands of them would be most of the file."""
     cohort = set(summary.cohort)
-    told = [silo for silo in summary.silos if silo.accuracy is not None or silo.reason or silo.silo in cohort]
+    told = [
+        silo for silo in summary.silos if silo.accuracy is not None or silo.reason or silo.untested or silo.silo in cohort
+    ]
     return msgspec.json.encode(msgspec.structs.replace(summary, silos=told)) + b"\n"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from silofold.core import console
 
@@ -28,16 +30,21 @@ class _File(logging.FileHandler):
     """A log that a full disk costs its last lines, and not a traceback a line on standard error."""
 
     _told = False
+    begun = False
+    """Whether its first line is written: a rank whose log cannot be begun does not start."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name is logging's)
         """Say once what is wrong."""
         del record
+        fault = sys.exc_info()[1]
+        if not self.begun and isinstance(fault, OSError):
+            raise OSError(fault.errno, fault.strerror, self.baseFilename)
         if not self._told:
             self._told = True
             console.say(f"{self.baseFilename}: the log cannot be written: {sys.exc_info()[1]}")
 
 
-def start(path: Path, title: str) -> None:
+def start(path: Path, title: str) -> IO[str] | None:
     """Send this rank's log to its file, and its warnings to standard error as well.
 
     Parameters
@@ -46,6 +53,16 @@ def start(path: Path, title: str) -> None:
         The log file; its folder is made.
     title
         Name of the rank, part of every line.
+
+    Returns
+    -------
+    IO
+        The file; none where there is none to open.
+
+    Raises
+    ------
+    OSError
+        The file cannot be made, or its first line not be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():  # of a folder that somebody else has made: it must not lead out of it
@@ -63,3 +80,12 @@ def start(path: Path, title: str) -> None:
     for handler in (file, stream):
         handler.setFormatter(form)
         root.addHandler(handler)
+    try:
+        root.info("starts: process %d", os.getpid())
+    except OSError:
+        root.removeHandler(file)
+        with contextlib.suppress(OSError):
+            file.close()
+        raise
+    file.begun = True
+    return file.stream

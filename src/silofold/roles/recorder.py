@@ -17,7 +17,7 @@ from silofold.record import checkpoint
 from silofold.roles import faults
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from silofold.coordination.events import CommitCheckpoint, RoundClosed
@@ -140,6 +140,8 @@ class Recorder:
         for silo, score in scores.items():
             if score.examples:
                 silos[silo] = _replace(silos[silo], accuracy=score.correct / score.examples)
+        for silo, why in _untested(silos, scores, evaluations.values()).items() if examples else ():
+            silos[silo] = _replace(silos[silo], untested=why)
         summary = _replace(
             self._summary,
             accuracy=correct / examples if examples else None,
@@ -227,6 +229,16 @@ class Recorder:
                 raised=report.raised if report else "",
             )
         return told
+
+
+def _untested(
+    silos: Sequence[SiloSummary], scores: Mapping[int, Score], evaluations: Iterable[Evaluation]
+) -> dict[int, str]:
+    """Say why silos with test images were not evaluated, or not on all of them."""
+    told = {one.silo: one.reason for found in evaluations for one in found.unscored}
+    lacking = {silo.silo for silo in silos if silo.test_examples} - scores.keys()
+    parts = {silo: score.lacks for silo, score in sorted(scores.items()) if score.lacks}
+    return {silo: told.get(silo) or "no worker has told of it" for silo in sorted(lacking)} | parts
 
 
 def _phases(closed: RoundClosed) -> Phases:

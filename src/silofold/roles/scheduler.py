@@ -18,7 +18,7 @@ from silofold.coordination.events import EndKind, Finished, Opened, RoundClosed,
 from silofold.coordination.facts import Facts, Saved
 from silofold.errors import DivergedError
 from silofold.messages import Broken, Expel, Gone, Over
-from silofold.record import checkpoint, control
+from silofold.record import checkpoint, control, deaths
 from silofold.roles import faults
 from silofold.roles.job import RankLost, StopNow, prepare_end
 
@@ -71,6 +71,8 @@ class Scheduler:
         self._next_look = 0.0
         self._began = 0.0
         self._dead: list[str] = []
+        self._died: list[str] = []
+        """Of those that tell, how."""
         self.started = time.time()
         """When the rounds began, seconds since 1970."""
         self._born: float | None = None
@@ -166,7 +168,11 @@ class Scheduler:
         if isinstance(message, Broken):
             raise AgreedFault(message.id, message.story)
         if isinstance(message, Gone):
-            self._dead.append(self._job.layout.title(rank))
+            title = self._job.layout.title(rank)
+            self._dead.append(title)
+            if story := deaths.told(self._job.folder.log(title)):
+                self._died.append(f"{title}: {story}")
+                logger.warning("%s dies of a %s", title, story)
             return events.Died(rank)
         return events.Heard(rank, message)
 
@@ -217,7 +223,8 @@ class Scheduler:
             case EndKind.LOST:
                 raise RankLost(finished.why, finished.suspects)
             case EndKind.RESUMABLE:
-                raise AgreedFault(finished.error, finished.why)
+                died = f"; dead: {', '.join(self._died[:3])}" if self._died else ""
+                raise AgreedFault(finished.error, f"{finished.why}{died}")
             case EndKind.VOID:
                 faults.give_up(self._job, self._recorder.voids, finished.why)
             case EndKind.NOT_FINITE:

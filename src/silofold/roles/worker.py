@@ -12,7 +12,7 @@ import torch
 
 from silofold import faults, seeds, topology
 from silofold.aggregation import exact
-from silofold.core.user_code import lacks_memory, told
+from silofold.core.user_code import is_none_of_its, lacks_memory, token, told
 from silofold.data.silo import SPLITS
 from silofold.errors import CheckpointError, SilofoldError
 from silofold.messages import (
@@ -30,7 +30,7 @@ from silofold.record import rundir, silo_state
 from silofold.roles import job as jobs
 from silofold.roles.shelf import UNREADABLE
 from silofold.roles.total import Total, largest
-from silofold.training import flat, local, start_check
+from silofold.training import build, flat, local, start_check
 from silofold.training.side_by_side import Member
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class Worker:
         self._start = self._model.vector
         """(P,) float32, the model that has arrived, on the device."""
         self._broken = ""
+        self._met: set[tuple[int, str]] = set()
+        """Silos and kinds of exceptions that have been warned of."""
         self._faults = faults.planned(self._title)
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._kept: dict[int, tuple[int, torch.Tensor]] = {}
@@ -195,8 +197,12 @@ class Worker:
             return Score(silo, *local.evaluate(self._model, samples, seed))
         except SilofoldError:  # the model returns what it must not, which no other silo can mend
             raise
-        except (Exception, SystemExit) as fault:
-            logger.warning("silo %d: cannot be evaluated: %s", silo, told(fault))
+        except BaseException as fault:
+            if is_none_of_its(fault):
+                raise
+            again = (silo, token(fault)) in self._met  # the end of the run tells it once more
+            self._met.add((silo, token(fault)))
+            logger.log(logging.INFO if again else logging.WARNING, "silo %d: cannot be evaluated: %s", silo, told(fault))
             logger.info("silo %d", silo, exc_info=True)  # the file alone
             return Unscored(silo, Cause.MEMORY if lacks_memory(fault) else Cause.RAISED, told(fault))
 
@@ -231,7 +237,9 @@ class Worker:
             outcomes = self._trainer.train(members, self._planned + plan.window)
         except SilofoldError:  # the model has become another one: no later round would be sound
             raise
-        except (Exception, SystemExit) as fault:
+        except BaseException as fault:
+            if is_none_of_its(fault):
+                raise
             logger.info("silos %s", [silo for silo, *_ in group], exc_info=True)
             off = local.broken_off(fault, 0.0)
             for silo, samples, _ in group:
@@ -295,10 +303,16 @@ class Worker:
         if settings.rounds.worker_checkpoints and number:
             path = folder.worker_checkpoint(self._title, settings.local.batch_size, number)
             path.parent.mkdir(parents=True, exist_ok=True)
-            rundir.write_atomically(path, self._model.encode())
+            rundir.write_atomically(path, self._file())
         if plan.last and first:
-            start_check.look_at_file(self._model, settings.model["name"])
-            rundir.write_atomically(folder.model, self._model.encode())
+            rundir.write_atomically(folder.model, self._file())
+
+    def _file(self) -> bytes:
+        """Encode the model as the file of a state dict, which code of the user's own may have a part in."""
+        name = self._job.settings.model["name"]
+        with build.running(name):
+            start_check.look_at_file(self._model, name)
+            return self._model.encode()
 
     def _log(self, number: int, scores: list[Score]) -> None:
         """Tell how the silos fared that were trained or evaluated here: not always the same ones."""

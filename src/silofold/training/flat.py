@@ -18,7 +18,7 @@ from silofold.core import elements
 from silofold.errors import PluginError, UserCodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,6 +71,8 @@ class FlatModel:
         (P,) float32 on `device`; parameters and floating-point buffers are views of it.
     gradient : torch.Tensor
         (T,) float32: gradients of the T trainable elements, which come first in the vector.
+    file : list of tuple
+        Entries of the state dict, by name and form, when it was looked at before the first round; empty before that.
     host : numpy.ndarray
         (P,) float32 on the host, 64-byte aligned: what MPI reads and writes. On a CPU it is `vector` itself.
 
@@ -121,6 +123,13 @@ class FlatModel:
                 value.grad = self.gradient[start : start + value.numel()].view(value.shape)
                 start += value.numel()
         self._places = [self._place(*home[1:]) for home in self._homes]
+        self._held: list[tuple[Mapping[str, object], int]] = [
+            (held, _count(held))
+            for one in module.modules()
+            for held in (one._parameters, one._buffers, one._modules)  # noqa: SLF001  (likewise)
+        ]
+        self._names = _names(module)
+        self.file: list[tuple[str, str]] = []
         self.to_host()
 
     @staticmethod
@@ -146,6 +155,12 @@ class FlatModel:
                     "ran: what trains is then not what is sent and saved; expected to be written in place: "
                     "self.x.copy_(…), under torch.no_grad()",
                 )
+        if any(_count(held) != count for held, count in self._held) and (new := _names(self.module) - self._names):
+            raise UserCodeError(
+                "model-tensors",
+                f"model {type(self.module).__name__}: {', '.join(sorted(new)[:5])} was made while it ran; expected all "
+                "parameters and buffers from the start: others are neither sent nor averaged",
+            )
 
     @property
     def trainable(self) -> torch.Tensor:
@@ -203,6 +218,14 @@ def _equal(found: object, expected: object) -> bool:
         there = found.layout is torch.strided and found.dtype is expected.dtype and found.shape == expected.shape
         return there and torch.equal(found, expected.cpu())
     return type(found) is type(expected) and bool(found == expected)
+
+
+def _names(module: torch.nn.Module) -> set[str]:
+    return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _count(held: Mapping[str, object]) -> int:
+    return sum(value is not None for value in held.values())
 
 
 def _shapes(named: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, tuple[int, ...]]]:

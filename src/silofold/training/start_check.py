@@ -196,7 +196,7 @@ class _Check:
             self._evaluate(size)
         self._look(before, file)
         self._look_at_views()
-        look_at_file(self._model, self._name)
+        self._model.file = look_at_file(self._model, self._name)
         kept = [bytes(as_bytes(value)) for value in self._model.state[1:]]
         return Found(
             Fingerprint(
@@ -333,7 +333,7 @@ class _Check:
         return others | {key: mark(value) for key, value in buffers if key not in state and value.is_floating_point()}
 
 
-def look_at_file(model: FlatModel, name: str) -> None:
+def look_at_file(model: FlatModel, name: str) -> list[tuple[str, str]]:
     """See that the state dict can be written and read back; without its tensors, since it rests on no size.
 
     Parameters
@@ -343,11 +343,17 @@ def look_at_file(model: FlatModel, name: str) -> None:
     name
         Of the model, as the settings have it.
 
+    Returns
+    -------
+    list of tuple
+        Name and form of each entry.
+
     Raises
     ------
     UserCodeError
-        It cannot, or it holds less than the model.
+        It cannot, it holds less than the model, or other entries than before the first round.
     """
+    model.check_places()
     state = model.module.state_dict()
     small = {
         key: value.new_empty(0, device="cpu") if isinstance(value, torch.Tensor) else value for key, value in state.items()
@@ -366,6 +372,19 @@ def look_at_file(model: FlatModel, name: str) -> None:
             f"model {name}: its state dict holds {held:,} numbers, and {trained:,} are trained: the saved model would lack "
             "some; expected all parameters under their own names",
         )
+    entries = [(key, _form(value)) for key, value in state.items()]
+    if model.file and entries != model.file:
+        others = sorted({key for key, _ in {*entries} ^ {*model.file}})
+        raise UserCodeError(
+            "model-file",
+            f"model {name}: its state dict has come to hold other entries while it ran: "
+            f"{', '.join(others[:5]) or 'in another order'}; expected those of the start: silofold evaluate knows no others",
+        )
+    return entries
+
+
+def _form(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 @contextlib.contextmanager

@@ -48,13 +48,22 @@ def test_no_temporary_folder(tmp_path: Path) -> None:
 
 def test_open_files_are_ours_to_raise_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[int, int]] = []
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 4096))
+    sizes = resource.getrlimit(resource.RLIMIT_FSIZE)
+    files = [(20, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda what: sizes if what == resource.RLIMIT_FSIZE else files[0])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: given.append(pair))
     premises.check(3, {})
     assert given == [(176, 4096)]
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
+    files[0] = (20, 20)
     with pytest.raises(ConfigError, match="at most 20 files may be open here, expected 44 for 3 ranks"):
         premises.check(3, {})
+
+
+def test_a_limit_on_the_size_of_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8 * premises.MIB, -1))
+    with pytest.raises(ConfigError, match="no file may be larger than 8 MiB here, expected 16 MiB") as caught:
+        premises.check(3, {})
+    assert caught.value.exit_code == 2
 
 
 def test_a_home_is_named_where_none_is() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,6 @@ from silofold.record import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -34,8 +34,14 @@ def test_all_to_the_file_and_warnings_to_standard_error(
     logging.getLogger("silofold.roles.worker").info("round %d", 7)
     logger.warning("é is late")
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert [line.split(" ", 2)[2] for line in lines] == ["worker_3 INFO round 7", "worker_3 WARNING é is late"]
+    assert [line.split(" ", 2)[2] for line in lines][1:] == ["worker_3 INFO round 7", "worker_3 WARNING é is late"]
     seen = capsys.readouterr()
     assert seen.out == ""
     assert seen.err.endswith("worker_3 WARNING é is late\n")
     assert "round 7" not in seen.err
+
+
+def test_a_log_that_cannot_be_begun_is_a_fault_of_the_start(logger: logging.Logger) -> None:
+    del logger
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        log.start(Path("/dev/full"), "worker_3")

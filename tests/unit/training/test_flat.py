@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from silofold.errors import PluginError
+from silofold.errors import PluginError, UserCodeError
 from silofold.training import flat
+from silofold.training.flat import FlatModel
 
 CPU = torch.device("cpu")
 
@@ -128,3 +129,22 @@ def test_a_model_of_another_dtype() -> None:
     module.register_buffer("scale", torch.ones(1, dtype=torch.float16))
     with pytest.raises(PluginError, match=r"^model Linear: scale is torch.float16, expected torch.float32$"):
         flat.FlatModel(module, CPU)
+
+
+@pytest.mark.parametrize("what", ["buffer", "layer", "parameter"])
+def test_what_is_made_later_is_found_and_named(what: str) -> None:
+    """A layer without numbers is no harm."""
+    module = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    module[0].register_parameter("late", None)
+    model = FlatModel(module, CPU)
+    module.append(nn.ReLU())
+    model.check_places()
+    match what:
+        case "buffer":
+            module[1].register_buffer("late", torch.ones(2))
+        case "layer":
+            module.append(nn.Linear(2, 2))
+        case _:
+            module[0].late = nn.Parameter(torch.ones(2))
+    with pytest.raises(UserCodeError, match=r"late|3\.weight"):
+        model.check_places()

@@ -46,6 +46,7 @@ WRONG = {
 }  # fmt: skip
 EXCEPTIONS = (
     "KeyError", "AttributeError", "AssertionError", "ImportError", "SystemExit", "RecursionError", "StopIteration",
+    "KeyboardInterrupt", "GeneratorExit",
     "Stubborn", "Aborted", "OSError", "UnicodeError", "two lines",
 )  # fmt: skip
 
