@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from silofold.core import console
 from silofold.core.endings import DONE, ENDINGS, RESUMABLE, STOPPED, of_code
 from silofold.errors import ConfigError, RunFolderError
-from silofold.record import control, history
+from silofold.record import control, history, losses
 from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
@@ -53,7 +53,11 @@ def _status(folder: RunFolder) -> int:
     record = folder.read_record() if known else None
     rounds = history.read(folder.metrics) if folder.metrics.exists() else []
     state, ending = _state(folder, status, lives=lives)
-    lines = [("run folder", str(folder.path)), ("state", state), ("", _latest(rounds))]
+    lines = [
+        ("run folder", str(folder.path)),
+        ("state", state),
+        ("", "; ".join(filter(None, (_latest(rounds), losses.told(rounds))))),
+    ]
     if ending and ending.code:
         lines.append(("next", ending.remedy))
     if status:

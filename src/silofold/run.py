@@ -30,7 +30,7 @@ from silofold import config, faults, machine, plugins, rehearsal, timeline, topo
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
-from silofold.coordination import quorum
+from silofold.coordination import quorum, window
 from silofold.core import console
 from silofold.core.elements import Elements
 from silofold.core.endings import DONE, INTERNAL, INTERRUPTED, RESUMABLE, STOPPED
@@ -47,7 +47,7 @@ from silofold.errors import (
 )  # fmt: skip
 from silofold.evaluation.accuracy import chance
 from silofold.messages import Broken, Over, Regroup, Summary, sha256
-from silofold.record import checkpoint, control, history, log, rundir, surroundings, whole
+from silofold.record import checkpoint, control, history, log, losses, rundir, surroundings, whole
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
 from silofold.roles.shelf import Shelf
@@ -206,7 +206,7 @@ def _without(loss: RankLost, role: Role, job: Job, world: World, request: Reques
     if scheduler := _scheduler(world, role):
         scheduler.close()
         job.folder.release()
-    return regroup(world, job, loss.suspects)
+    return regroup(world, job, loss)
 
 
 def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabrics]]:
@@ -724,7 +724,8 @@ def _make_scheduler(
         raise RunFolderError("run-write", f"{fault.filename or job.folder.path}: {fault.strerror}") from None
     recorder = Recorder(job, record, sinks, settings, slices, changes)
     failures = quorum.failures_in_a_row(earlier, job.settings.rounds.bench_after)
-    return Scheduler(world, job, node, recorder, resumed, failures, slices[-1].stop)
+    laps = window.from_record(earlier, job.settings.rounds.evaluate_every, len(job.layout.worker_ranks))
+    return Scheduler(world, job, node, recorder, resumed, failures, laps, slices[-1].stop)
 
 
 def _changed_surroundings(job: Job, request: Request, present: dict[str, Any]) -> list[str]:
@@ -824,7 +825,7 @@ def _close(scheduler: Scheduler, job: Job) -> None:
             "run-incomplete", f"{job.folder.path}: all rounds are done, but not all is saved: {'; '.join(faults)}"
         )
     best = next((summary for summary in reversed(rounds) if summary.accuracy is not None), None)
-    story = accuracy_told(best, job.data)
+    story = "; ".join(filter(None, (accuracy_told(best, job.data), losses.told(rounds))))
     if scheduler.ending:
         story = f"{scheduler.ending[1]}: {len(rounds)} rounds, accuracy {story}; go on with --resume {job.folder.path}"
     elif job.script:

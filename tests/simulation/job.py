@@ -6,6 +6,7 @@ import collections
 from typing import TYPE_CHECKING, NamedTuple
 
 from silofold import topology
+from silofold.coordination import window as windows
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import CommitCheckpoint, EndKind, Expel, Finished, RoundClosed, Send, Tick
 from silofold.coordination.facts import Facts
@@ -150,9 +151,8 @@ class Job:
         kinds = {(fault.what, plan.layout.role(fault.rank)[0]) for fault in plan.faults}
         quiet = not plan.faults and not plan.slow and not plan.fails
         rounds = plan.settings.rounds
-        bound = (rounds.count + rounds.max_void * rounds.count + 6) * (
-            3 * rounds.start_window + 3 * rounds.update_window + 20
-        )
+        window = windows.first(rounds.update_window)
+        bound = (rounds.count + rounds.max_void * rounds.count + 6) * (3 * rounds.start_window + 3 * window + 20)
         if world.now > bound:
             raise Violation(f"the job took {world.now:.0f} s, at most {bound:.0f} are allowed")
         for closed in self.rounds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from silofold.coordination import planning, quorum
+from silofold.coordination import planning, quorum, window
 from silofold.coordination.checkpoints import Checkpointing
 from silofold.coordination.events import (
     Again,
@@ -25,6 +25,7 @@ from silofold.coordination.events import (
 from silofold.coordination.facts import BEAT, GRACE
 from silofold.coordination.membership import Membership
 from silofold.coordination.phases import Applying, Closed, Evaluating, Gathering, Reducing, Training, Underway
+from silofold.coordination.window import Lap
 from silofold.core.endings import RESUMABLE, STOPPED
 from silofold.messages import (
     Alive,
@@ -77,7 +78,7 @@ class Coordinator:
         self.members = Membership(facts)
         self._checkpoints = Checkpointing(facts)
         self.number, self.counted, self.voids = facts.start_round, facts.counted, facts.voids
-        self._failures = dict(facts.failures)
+        self._failures, self._laps = dict(facts.failures), facts.laps
         self.phase: Phase = Gathering(now + facts.rounds.start_window)
         self.ending: tuple[Ending, str] | None = None
         self._scale, self._replans = 0, 0
@@ -110,7 +111,7 @@ class Coordinator:
             case Died(rank):
                 self._remove_dead(rank)
             case Heard(rank, message):
-                self._take(rank, message)
+                self._take(rank, message, now)
             case Asked(stop, scale):
                 self._scale += scale
                 if stop == "now":
@@ -154,7 +155,7 @@ class Coordinator:
 
     # --- what is heard -----------------------------------------------------------------------------------------------
 
-    def _take(self, rank: int, message: AnyMessage) -> None:
+    def _take(self, rank: int, message: AnyMessage, now: float) -> None:
         phase = self.phase
         under = phase.round if isinstance(phase, Training | Reducing | Applying | Evaluating) else None
         current = under.plan.round if under else 0
@@ -166,7 +167,7 @@ class Coordinator:
             case Evaluation() if under and message.round == current:
                 under.evaluations[rank] = message
             case Reports() if isinstance(phase, Training) and message.round == current:
-                phase.round.reports[rank] = message
+                phase.round.reports[rank], phase.round.arrived[rank] = message, now
             case Moved() if isinstance(phase, Reducing) and (message.round, message.attempt) == (
                 current,
                 phase.tally.attempt,
@@ -276,16 +277,17 @@ class Coordinator:
         due, told = self._checkpoints.due(self.number, last=last, complete=carried is not None)
         self._out += told
         plan = planning.make(
-            facts, members, self.number, cohort, carried or (), self._checkpoints.last_round,
+            facts, members, self.number, cohort, carried or (), self._checkpoints.last_round, self._laps,
             checkpoint=due, last=last, exit_code=self.ending[0].code if self.ending else 0,
         )  # fmt: skip
         savers = [*members.servers, *(plan.members.workers if facts.keeps_state else ())]
         self._checkpoints.begin(plan, map(facts.layout.title, savers), self.counted, self.voids)
         upcoming = self._draw(silos, self.number + 1) if facts.foresees and not last and not facts.script else []
         self._out.append(Opened(plan))
-        self._out += [Send(rank, mine) for rank, mine in planning.handed_out(facts, members, plan, upcoming)]
+        sent = list(planning.handed_out(facts, members, plan, upcoming))
+        self._out += [Send(rank, mine) for rank, mine in sent]
         members.ready -= members.servers | set(plan.members.workers)
-        under = Underway(plan, now)
+        under = Underway(plan, now, {silo: rank for rank, mine in sent for silo in mine.dealt})
         self.phase = (Evaluating if last else Training)(under, now + plan.window + GRACE)
 
     def _is_over(self) -> bool:
@@ -305,6 +307,7 @@ class Coordinator:
         early = bool(missing) and self._is_enough(under)
         if missing and not early and not timed_out:
             return False
+        under.timed_out = quorum.cut_short(under.reports.values()) or (bool(missing) and not early)
         if missing and not early:
             self._note_late(missing, plan.round)
         for rank in missing:
@@ -408,9 +411,18 @@ class Coordinator:
 
     def _close_round(self, phase: Applying, now: float) -> None:
         under, tally, rounds = phase.round, phase.tally, self._facts.rounds
+        accepted = set(tally.accepted)
+        sent = {rank for rank, found in under.reports.items() if any(one.silo in accepted for one in found.reports)}
+        last_report = max((under.arrived[rank] - under.began for rank in sent), default=None)
+        dead = frozenset(under.dealt.values()) - self.members.living
         self._out.append(RoundClosed(
-            under.plan, tally, phase.verdict, under.reports, under.evaluations, phase.applied, under.began, phase.tallied
+            under.plan, tally, phase.verdict, under.reports, under.evaluations, phase.applied, under.dealt, dead,
+            under.began, phase.tallied, last_report, under.timed_out,
         ))  # fmt: skip
+        if tally.quorum_met and last_report is not None and not under.timed_out:
+            trained = sum(self._facts.examples[silo] for silo in accepted)
+            lap = Lap(last_report, trained, under.plan.evaluate)
+            self._laps = window.remember(self._laps, lap)
         if tally.settled:
             self._checkpoints.moved(tally.accepted, under.plan.round)
         self.number += 1

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from silofold.config import Rounds
+    from silofold.coordination.window import Lap
     from silofold.messages import Members
     from silofold.topology import Layout
 
@@ -70,6 +71,10 @@ class Facts:
         Failures in a row of each silo so far.
     saved
         The checkpoint that the run goes on from.
+    laps
+        How long the rounds before it took to report.
+    evaluation
+        Test images of all silos, as a number of training examples in a round.
     """
 
     layout: Layout
@@ -93,3 +98,5 @@ class Facts:
     voids: int = 0
     failures: Mapping[int, int] = field(default_factory=dict)
     saved: Saved | None = None
+    laps: tuple[Lap, ...] = ()
+    evaluation: float = 0.0

@@ -26,8 +26,14 @@ class Underway:
 
     plan: Plan
     began: float
+    dealt: dict[int, int]
+    """Worker that was to train each silo."""
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     reports: dict[int, Reports] = field(default_factory=dict)
+    arrived: dict[int, float] = field(default_factory=dict)
+    """When each worker's report came."""
+    timed_out: bool = False
+    """Whether a report was still awaited as the window ended."""
     evaluated: bool = False
     """Whether all that will be heard of the arriving model's evaluation has been told."""
 

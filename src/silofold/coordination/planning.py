@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from silofold import topology
+from silofold.coordination import window
 from silofold.messages import Members, Plan
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from silofold.coordination.facts import Facts
     from silofold.coordination.membership import Membership
+    from silofold.coordination.window import Lap
 
 
 def make(
@@ -23,6 +25,7 @@ def make(
     cohort: Sequence[int],
     carried: tuple[int, ...],
     carried_from: int,
+    laps: Sequence[Lap],
     *,
     checkpoint: bool,
     last: bool,
@@ -30,6 +33,7 @@ def make(
 ) -> Plan:
     """Make the plan of a round, without what each receiver is told of its own silos; see `handed_out`."""
     present, _ = members.present()
+    evaluate = number > 1 and (last or window.evaluates(number, facts.rounds.evaluate_every))
     return Plan(
         round=number,
         members=Members(tuple(present), members.epoch, members.losses),
@@ -38,8 +42,8 @@ def make(
         dealt=(),
         upcoming=(),
         total_weight=sum(facts.weight(facts.examples[silo]) for silo in cohort),
-        window=facts.rounds.update_window,
-        evaluate=number > 1 and (last or (number - 1) % facts.rounds.evaluate_every == 0),
+        window=window.resolve(facts.rounds.update_window, laps, evaluated=evaluate, evaluation=facts.evaluation),
+        evaluate=evaluate,
         checkpoint=checkpoint,
         carried=carried,
         carried_from=carried_from,
