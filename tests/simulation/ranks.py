@@ -200,9 +200,10 @@ class Rank:
             moves = self.world.collectives_of(self.rank, "sum", tally.round, tally.members, tally.attempt)
             broken = yield ("move", moves, plan.window)
             sum_of = None if broken else tally.attempt
-            self.say(Moved(tally.round, tally.attempt, broken))
+            unsound = "numbers that are not finite" if self.world.unsound and not broken else ""
+            self.say(Moved(tally.round, tally.attempt, broken, unsound))
             tally = yield from self.expect(Tally)
         if tally.settled:
             self.world.check_move(self.index, tally, sum_of)
             yield ("sleep", self.draw(0, 0.3))
-            self.say(Applied(tally.round, self.index, "x", 0.1, 0.1))
+            self.say(Applied(tally.round, self.index, "x", 0.1, 0.1, finite=not self.world.not_finite))
