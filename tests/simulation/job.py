@@ -12,8 +12,8 @@ from silofold.coordination import window as windows
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import CommitCheckpoint, EndKind, Expel, Finished, RoundClosed, Send, Tick
 from silofold.coordination.facts import Facts, Saved
+from silofold.messages import Alive, Over, Tally
 from silofold.messages import Expel as ExpelMessage
-from silofold.messages import Over, Tally
 from simulation import pasted
 from simulation import world as worlds
 from simulation.ranks import ELEMENTS, Rank
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from silofold.coordination.events import Action, Event
 
 
-STARTS = 4
+STARTS = 5
 """Of a job, at most."""
 WAYS = {(way.source, way.event, way.target) for way in phases.TRANSITIONS}
 
@@ -186,7 +186,7 @@ class Job:
                     self._step()
                 self._check_end(self.finished)
                 over = self.finished.kind is EndKind.OVER and not self.finished.code
-                if over or self._starts >= STARTS or self.plan.only_one_dead_worker:
+                if over or self._starts >= STARTS or self._one_dead_worker:
                     break
                 self._start()
             kind, why = self.finished.kind.value, self.finished.why
@@ -221,6 +221,8 @@ class Job:
     def _perform(self, action: Action) -> None:
         world = self.world
         match action:
+            case Send(to, Alive()):
+                world.beat(to)
             case Send(to, message):
                 world.note("says to", world.layout.title(to), message)
                 if isinstance(message, Tally):
@@ -271,15 +273,14 @@ class Job:
         if innocent := world.ended_by_us - struck:
             raise Violation(f"healthy ranks were ended: {innocent}")
         if plan.only_one_dead_worker:
-            self._check_one_death(finished)
+            self._check_one_death(finished, sum(not closed.tally.quorum_met for closed in played))
 
     def _server_struck(self) -> bool:
         roles = [self.plan.layout.role(fault.rank)[0] for fault in self.plan.faults]
         return "server" in [*roles, *(aim.role for aim in self.world.aims)]
 
-    def _check_one_death(self, finished: Finished) -> None:
+    def _check_one_death(self, finished: Finished, voids: int) -> None:
         """One dead worker at default settings costs at most the round under way: never a rank, never the job."""
-        voids = sum(not closed.tally.quorum_met for closed in self.rounds)
         if finished.kind is not EndKind.OVER or voids > 1 or self.world.ended_by_us:
             raise Violation(f"one dead worker: {finished.kind.value} ({finished.why}), {voids} void rounds")
         if len(self.world.dead) > 1:

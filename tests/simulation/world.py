@@ -225,6 +225,10 @@ class World:
         for collective in list(self.collectives.values()):
             collective.lose(rank)
 
+    def beat(self, to: int) -> None:
+        """Let a rank hear that rank 0 lives: nothing else follows from it."""
+        self.ranks[to].hear_beat(self.now + 0.3)
+
     def send(self, source: int, to: int, message: AnyMessage) -> None:
         """Deliver a message: messages of one pair stay in their order."""
         when = self.now + self.rng.choice([1e-4, 1e-3, 0.02, 0.3])
