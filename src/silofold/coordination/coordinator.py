@@ -502,7 +502,7 @@ class Coordinator:
     ) -> bool:
         if not isinstance(self.phase, Closed):
             self._out.append(Finished(kind, error, why, code, suspects, self._silent()))
-        self.phase = Closed()
+            self.phase = Closed()
         return False
 
     def _silent(self) -> tuple[int, ...]:
