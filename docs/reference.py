@@ -1,4 +1,4 @@
-"""Write the tables of docs/settings.md out of the settings' definitions, and docs/errors.md out of the table of errors.
+"""Write the pages that follow from tables of the program: settings.md, errors.md and phases.md.
 
 ``python docs/reference.py [--check]``
 
@@ -21,6 +21,7 @@ import msgspec
 from msgspec import inspect as types
 
 from silofold import config, plugins
+from silofold.coordination.phases import TRANSITIONS
 from silofold.core.endings import ENDINGS
 from silofold.core.error_table import ERRORS
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("settings.md")
 ERRORS_PAGE = Path(__file__).with_name("errors.md")
+PHASES_PAGE = Path(__file__).with_name("phases.md")
 HEAD = ["| key | type and range | default | meaning |", "|---|---|---|---|"]
 PLAIN_KINDS: dict[type[types.Type], str] = {
     types.BoolType: "true or false",
@@ -158,12 +160,31 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def phases_page() -> str:
+    """Return the page of the scheduler's phases."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for way in TRANSITIONS:
+        edges.setdefault((way.source.__name__, way.target.__name__), []).append(way.event.__name__)
+    lines = [
+        "# The scheduler's phases", "",
+        "`make docs` writes this page out of the table that the simulation checks: what is not in it is a fault.",
+        "An event is a rank's message, its death (`Died`), a wish of the user (`Asked`) or time alone (`Tick`).", "",
+        "```mermaid", "stateDiagram-v2", "    [*] --> Gathering",
+    ]  # fmt: skip
+    lines += [f"    {source} --> {target}: {', '.join(events)}" for (source, target), events in edges.items()]
+    lines += ["    Closed --> [*]", "```", "", "| in | event | to | because |", "|---|---|---|---|"]
+    lines += [
+        f"| {one.source.__name__} | `{one.event.__name__}` | {one.target.__name__} | {one.meaning} |" for one in TRANSITIONS
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: Iterable[str] | None = None) -> int:
     """Write the pages, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 if the page would change")
     check = parser.parse_args(None if arguments is None else list(arguments)).check
-    pages = {PAGE: renewed(PAGE.read_text(encoding="utf-8")), ERRORS_PAGE: errors_page()}
+    pages = {PAGE: renewed(PAGE.read_text(encoding="utf-8")), ERRORS_PAGE: errors_page(), PHASES_PAGE: phases_page()}
     if check:
         return int(any(not page.exists() or page.read_text(encoding="utf-8") != new for page, new in pages.items()))
     for page, new in pages.items():

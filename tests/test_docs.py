@@ -130,6 +130,7 @@ def test_the_page_of_settings_is_that_of_their_definitions() -> None:
 
 def test_the_page_of_errors_is_that_of_their_table() -> None:
     assert text_of("docs/errors.md") == reference.errors_page(), "make docs writes it"
+    assert text_of("docs/phases.md") == reference.phases_page(), "make docs writes it"
 
 
 def test_every_setting_has_a_meaning() -> None:

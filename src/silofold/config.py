@@ -12,7 +12,8 @@ import json
 import math
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -85,9 +86,9 @@ class Rounds(Section, frozen=True):
     update_ratio: Share = 1.0
     """Share of the cohort, rounded up, whose updates must be accepted. Below it the round is void: the global model
     stands."""
-    update_window: Seconds = 3600.0
+    update_window: Seconds | Literal["auto"] = "auto"
     """Seconds from the plan to the close of the round. The round closes before that once every worker has reported. What
-    comes later is dropped."""
+    comes later is dropped. ``"auto"``: [by the rounds before](failures.md#the-update-window)."""
     close: Literal["all", "quorum"] = "all"
     """``"all"``: the round waits for every report until its window ends. ``"quorum"``: it closes as soon as enough reports
     for ``update_ratio`` are in, and who comes later is dropped; who that is depends on speed, so the record of who took part
@@ -188,8 +189,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 SHOWN = 100
 """Letters of a foreign key or value that an error shows."""
 
-FREE_ON_RESUME = ("data", "roles", "rounds.count", "rounds.end_margin", "shared_memory", "sinks")
-"""Settings that a resumed run may change: none of them changes a bit of a round."""
+FREE_ON_RESUME = ("data", "roles", "rounds.count", "rounds.end_margin", "rounds.update_window", "shared_memory", "sinks")
+"""Settings that a resumed run may change: none of them changes a bit of a round in which the same silos count."""
 
 
 LARGEST = 2**18
@@ -364,6 +365,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _ways(kind: Any) -> list[str]:
+    """Name what a value may be, of a kind among which texts are chosen."""
+    if get_origin(kind) is Literal:
+        return [repr(value) for value in get_args(kind)]
+    if get_origin(kind) in {Union, UnionType}:
+        return [way for one in get_args(kind) for way in _ways(one)]
+    return ["a number"] if get_args(kind)[:1] in {(int,), (float,)} else []
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """Say which of the known words is meant, or list them all."""
     close = difflib.get_close_matches(word, known, n=1)
@@ -480,6 +490,6 @@ def _explain(message: str, tree: Mapping[str, Any], kind: type[msgspec.Struct], 
         return f"{f'{dotted}.{missing[1]}'.lstrip('.')} is missing"
     expected = _short(what.removeprefix("Expected ").replace("`", "").split(", got")[0])
     expected = {"object": "a table", "array": "a list"}.get(expected, expected)
-    if what.startswith("Invalid enum value") and get_origin(kind) is Literal:
-        expected = " or ".join(map(repr, get_args(kind)))
+    if what.startswith("Invalid enum value"):
+        expected = " or ".join(_ways(kind))
     return f"{_short(dotted)} = {_short(repr(value))}: expected {expected}"

@@ -24,6 +24,8 @@ class Cause(enum.Enum):
     NONE = ""
     LATE = "late"
     """No report, or no time left."""
+    DEAD = "dead"
+    """The worker that was to train it died."""
     ABSENT = "absent"
     """The global model did not arrive."""
     DATA = "data"
@@ -276,6 +278,9 @@ class Alive(Message, frozen=True):
 class Halt(Message, frozen=True):
     """The lowest living rank tells that a server or the scheduler is lost: leave the round and say `Here`."""
 
+    seconds: float = 0.0
+    """How long it waits for the ranks that it has called."""
+
 
 class Here(Message, frozen=True):
     """A rank answers the lowest living rank that it is there to go on."""
@@ -368,6 +373,8 @@ class SiloSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Class and place of the exception that its model raised."""
     untested: str = ""
     """Why the model after this round was not evaluated on it, or not on all of its images; empty where it was."""
+    worker: str = ""
+    """Title of the worker that was to train it; empty when it was not asked to, and in older records."""
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True):
@@ -422,6 +429,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     shard_sha256: list[str]
     states: dict[int, str] = {}
     """Of silos that keep a state and whose updates count: the sha256 of what each keeps."""
+    window: float = 0.0
+    """Seconds of its update window; 0 in older records, which do not tell the next two either."""
+    last_report: float | None = None
+    """Seconds from its plan to the last report that was accepted; none if none was."""
+    timed_out: bool = False
+    """Whether its window closed it, or cut a worker's training short."""
 
     def curves(self) -> dict[str, float]:
         """Return the round's point on every curve that a tracker draws, of what was measured and is finite."""

@@ -12,7 +12,7 @@ import msgspec
 from silofold.core import console
 from silofold.core.endings import DONE, ENDINGS, RESUMABLE, STOPPED, of_code
 from silofold.errors import ConfigError, RunFolderError
-from silofold.record import control, history
+from silofold.record import control, history, losses
 from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
@@ -55,8 +55,12 @@ def _status(folder: RunFolder) -> int:
     record = folder.read_record() if known else None
     rounds = history.read(folder.metrics) if folder.metrics.exists() else []
     state, ending = _state(folder, status, len(rounds), lives=lives)
-    lines = [("run folder", str(folder.path)), ("state", state), ("", _latest(rounds))]
-    lines.append(("", history.untested_last(rounds, len(record.silos) if record else 0)))
+    lines = [
+        ("run folder", str(folder.path)),
+        ("state", state),
+        ("", "; ".join(filter(None, (_latest(rounds), losses.told(rounds))))),
+        ("", history.untested_last(rounds, len(record.silos) if record else 0)),
+    ]
     if ending and ending.code:
         lines.append(("next", ending.remedy))
     if status:

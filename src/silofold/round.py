@@ -30,10 +30,9 @@ class Role(Protocol):
 
 def play(role: Role, job: Job, fabrics: Fabrics) -> int:
     """Play rounds until the plan says that it is the last, and return the exit code."""
-    window = job.settings.rounds.update_window
     while True:
         plan = role.plan()  # ready → rank 0, which draws the cohort; plan → all
-        broken = fabrics.among(plan.members).share_model(role.vector, window, plan.round)  # one broadcast a shard
+        broken = fabrics.among(plan.members).share_model(role.vector, plan.window, plan.round)  # one broadcast a shard
         role.evaluate(plan, broken)  # the model of the round before; scores → rank 0
         if plan.last:
             if role.is_over(plan):  # else somebody was lost meanwhile, and the end is planned again
@@ -42,7 +41,7 @@ def play(role: Role, job: Job, fabrics: Fabrics) -> int:
         tally = role.train(plan)  # reports → rank 0; tally → all
         while tally.quorum_met and not tally.settled:  # once, unless a member is lost meanwhile
             moved = role.update(tally)  # a worker's weighted sum; a server's room for it
-            broken = fabrics.among(tally.members).collect(moved, job.counts(tally), window)  # one reduction a shard
+            broken = fabrics.among(tally.members).collect(moved, job.counts(tally), plan.window)  # one reduction a shard
             tally = role.settle(tally, moved, broken)  # moved → rank 0; settled, or a tally without the lost → all
         if tally.settled:
             role.apply(moved, tally)  # strategy → server optimizer, on the shard

@@ -30,7 +30,7 @@ from silofold import config, faults, machine, plugins, rehearsal, timeline, topo
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
-from silofold.coordination import quorum
+from silofold.coordination import quorum, window
 from silofold.core import console, warned
 from silofold.core.elements import Elements
 from silofold.core.endings import DONE, INTERNAL, INTERRUPTED, RESUMABLE, STOPPED
@@ -47,7 +47,18 @@ from silofold.errors import (
 )  # fmt: skip
 from silofold.evaluation.accuracy import chance
 from silofold.messages import Broken, Over, Regroup, Summary, sha256
-from silofold.record import checkpoint, control, deaths, history, log, rundir, silo_state, surroundings, whole
+from silofold.record import (
+    checkpoint,
+    control,
+    deaths,
+    history,
+    log,
+    losses,
+    rundir,
+    silo_state,
+    surroundings,
+    whole,
+)  # fmt: skip
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
 from silofold.roles.shelf import Shelf
@@ -208,7 +219,7 @@ def _without(loss: RankLost, role: Role, job: Job, world: World, request: Reques
     if scheduler := _scheduler(world, role):
         scheduler.close()
         job.folder.release()
-    return regroup(world, job, loss.suspects)
+    return regroup(world, job, loss)
 
 
 def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabrics]]:
@@ -322,14 +333,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     job.folder.ours = not request.rehearse
     title, kind = layout.title(world.rank), layout.role(world.rank)[0]
     with world.together():
-        try:
-            if request.rehearse:
-                logging.getLogger("silofold").addHandler(logging.NullHandler())
-            else:
-                deaths.heed(log.start(job.folder.log(title), title))
-                world.note_in(job.folder.trace(title))
-        except OSError as fault:
-            raise RunFolderError("run-write", f"{fault.filename}: {fault.strerror}") from None
+        _begin_log(world, job, title, rehearse=request.rehearse)
     # all workers build and try the same model: what it warns of then is told by one of them, and stands in all logs
     warned.settle(
         logger.info if kind in {"worker", "standby"} and world.rank != layout.worker_ranks.start else logger.warning
@@ -360,6 +364,18 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     if world.rank == 0:
         _introduce(job, slices[-1].stop, people)
     return role, job, fabrics
+
+
+def _begin_log(world: World, job: Job, title: str, *, rehearse: bool) -> None:
+    """Begin the log and the trace of this rank; a rehearsal leaves none."""
+    if rehearse:
+        logging.getLogger("silofold").addHandler(logging.NullHandler())
+        return
+    try:
+        deaths.heed(log.start(job.folder.log(title), title))
+    except OSError as fault:
+        raise RunFolderError("run-write", f"{fault.filename}: {fault.strerror}") from None
+    world.note_in(job.folder.trace(title))
 
 
 def _read_inputs(world: World, request: Request) -> Inputs:
@@ -728,7 +744,8 @@ def _make_scheduler(
         states = silo_state.Files(job.folder.states, job.folder.checkpoints, resumed.states if resumed else {})
     recorder = Recorder(job, record, sinks, settings, slices, changes, states)
     failures = quorum.failures_in_a_row(earlier, job.settings.rounds.bench_after)
-    return Scheduler(world, job, node, recorder, resumed, failures, slices[-1].stop)
+    laps = window.from_record(earlier, job.settings.rounds.evaluate_every, len(job.layout.worker_ranks))
+    return Scheduler(world, job, node, recorder, resumed, failures, laps, slices[-1].stop)
 
 
 def _changed_surroundings(job: Job, request: Request, present: dict[str, Any]) -> list[str]:
@@ -831,6 +848,7 @@ def _close(scheduler: Scheduler, job: Job) -> None:
     story = accuracy_told(best, job.data)
     if best and best.round != rounds[-1].round:
         story = f"{story} after round {best.round}, the last one that was evaluated"
+    story = "; ".join(filter(None, (story, losses.told(rounds))))
     if scheduler.ending:
         story = f"{scheduler.ending[1]}: {len(rounds)} rounds, accuracy {story}; go on with --resume {job.folder.path}"
     elif job.script:

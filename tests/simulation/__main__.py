@@ -10,13 +10,14 @@ import os
 import sys
 import time
 
+from silofold.coordination import phases
 from simulation import job
 
 
-def summary(seed: int, *, one_dead_worker: bool) -> tuple[int, str, str, int, int, dict[str, int]]:
+def summary(seed: int, *, one_dead_worker: bool) -> tuple[int, str, str, int, int, dict[tuple[str, str, str], int], str]:
     """Simulate a job, and tell what counts of it."""
     found = job.run(seed, one_dead_worker=one_dead_worker)
-    return seed, found.kind, found.why, found.events, len(found.rounds), dict(found.transitions)
+    return seed, found.kind, found.why, found.events, len(found.rounds), dict(found.transitions), found.test
 
 
 def main() -> int:
@@ -34,31 +35,35 @@ def main() -> int:
         for entry in found.log:
             print(*entry)
         print(found.kind, found.why, found.plan)
+        print(found.test)
         return int(found.kind == "violation")
     began = time.monotonic()
     kinds: collections.Counter[str] = collections.Counter()
-    transitions: collections.Counter[str] = collections.Counter()
+    transitions: collections.Counter[tuple[str, str, str]] = collections.Counter()
     events = rounds = 0
     bad = []
     seeds = range(options.seed, options.seed + options.count)
     with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
         work = functools.partial(summary, one_dead_worker=options.one_dead_worker)
-        for seed, kind, why, heard, played, moved in pool.imap_unordered(work, seeds, 50):
+        for seed, kind, why, heard, played, moved, test in pool.imap_unordered(work, seeds, 50):
             kinds[kind] += 1
             events += heard
             rounds += played
             transitions.update(moved)
             if kind == "violation":
-                bad.append((seed, why))
+                bad.append((seed, why, test))
     took = time.monotonic() - began
     print(
         f"{options.count} jobs, {rounds} rounds, {events} events in {took:.1f} s: {options.count / took:.0f} jobs a second"
     )
     print(dict(kinds))
-    for name, times in sorted(transitions.items()):
-        print(f"{times:9} {name}")
-    for seed, why in sorted(bad)[:20]:
+    for way in phases.TRANSITIONS:
+        names = way.source.__name__, way.event.__name__, way.target.__name__
+        print(f"{transitions[names]:9} {names[0]} → {names[2]} ({names[1]}): {way.meaning}")
+    for seed, why, _ in sorted(bad)[:20]:
         print(f"seed {seed}: {why}")
+    for _, _, test in sorted(bad)[:1]:
+        print(f"\na unit test of the first, for tests/unit/coordination:\n\n{test}")
     return int(bool(bad))
 
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import collections
-from typing import TYPE_CHECKING, NamedTuple
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from silofold import topology
+from silofold import config, topology
+from silofold.coordination import phases
+from silofold.coordination import window as windows
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import CommitCheckpoint, EndKind, Expel, Finished, RoundClosed, Send, Tallied, Tick
-from silofold.coordination.facts import Facts
+from silofold.coordination.facts import Facts, Saved
+from silofold.messages import Alive, Over, Tally
 from silofold.messages import Expel as ExpelMessage
-from silofold.messages import Over, Tally
+from simulation import pasted
 from simulation import world as worlds
 from simulation.ranks import ELEMENTS, Rank
 from simulation.world import Violation, World
 
 if TYPE_CHECKING:
-    from silofold.coordination.events import Action
-    from silofold.messages import Members
+    from silofold.coordination.events import Action, Event
+
+
+STARTS = 5
+"""Of a job, at most."""
+WAYS = {(way.source, way.event, way.target) for way in phases.TRANSITIONS}
 
 
 class Outcome(NamedTuple):
@@ -31,35 +39,110 @@ class Outcome(NamedTuple):
     events: int
     seconds: float
     rounds: list[RoundClosed]
-    transitions: collections.Counter[str]
+    transitions: collections.Counter[tuple[str, str, str]]
+    test: str
+    """A unit test that shows the violation."""
 
 
-def facts_of(plan: worlds.Plan) -> Facts:
-    """Say what the coordinator must know of a made-up job."""
-    workers = plan.layout.worker_ranks
+def facts(
+    *settings: str, layout: topology.Layout, certain: bool, saved: tuple[int, dict[str, str]] | None = None, **rest: Any
+) -> Facts:
+    """Say what the coordinator must know of a made-up job.
 
-    def certain(members: Members) -> bool:
-        del members
-        return plan.shared
-
+    Parameters
+    ----------
+    settings
+        ``rounds.key=value`` each.
+    layout
+        Roles of the ranks.
+    certain
+        Whether sums cannot fail.
+    saved
+        Round and files of the checkpoint that it goes on from.
+    rest
+        Further attributes of `Facts`.
+    """
     return Facts(
-        layout=plan.layout,
-        nodes=plan.nodes,
-        rounds=plan.settings.rounds,
-        examples=plan.examples,
-        hosted=dict(zip(workers, topology.assign_silos(plan.examples, len(workers)), strict=True)),
+        rounds=config.parse("", "simulation", settings).rounds,
+        layout=layout,
         elements=ELEMENTS,
-        survives=plan.survives,
-        tied=plan.tied,
         keeps_state=False,
         deals=False,
         foresees=False,
         weight=lambda examples: examples,
         draw=lambda silos, number: silos,  # noqa: ARG005
-        certain=certain,
+        certain=lambda members: certain,  # noqa: ARG005
         gathers=False,
         script={},
+        saved=Saved(*saved) if saved else None,
+        **rest,
     )
+
+
+def facts_of(plan: worlds.Plan, saved: CommitCheckpoint | None) -> Facts:
+    """Say it of a start, which may go on from a checkpoint."""
+    workers = plan.layout.worker_ranks
+    found = facts(
+        layout=plan.layout,
+        certain=plan.shared,
+        nodes=plan.nodes,
+        examples=plan.examples,
+        hosted=dict(zip(workers, topology.assign_silos(plan.examples, len(workers)), strict=True)),
+        survives=plan.survives,
+        tied=plan.tied,
+        start_round=saved.round + 1 if saved else 1,
+        counted=saved.counted if saved else 0,
+        voids=saved.voids if saved else 0,
+        saved=(saved.round, saved.files) if saved else None,
+    )
+    return dataclasses.replace(found, rounds=plan.settings.rounds)
+
+
+def step(coordinator: Coordinator, event: Event, now: float) -> list[Action]:
+    """Tell a coordinator of an event, and see that what must hold of it does.
+
+    Raises
+    ------
+    Violation
+        It does not.
+    """
+    before = coordinator.phase
+    actions = coordinator.handle(event, now)
+    after = coordinator.phase
+    way = type(before), phases.kind_of(event), type(after)
+    if after is not before and way not in WAYS:
+        raise Violation(f"no such transition: {' '.join(one.__name__ for one in way)}")
+    check(coordinator, now)
+    return actions
+
+
+def check(coordinator: Coordinator, now: float) -> None:
+    """See that what must hold of a coordinator after every event does.
+
+    Raises
+    ------
+    Violation
+        It does not.
+    """
+    members = coordinator.members
+    held = [silo for rank in members.hosting.hosts for silo in members.hosting.silos_of(rank)]
+    if len(held) != len(set(held)):
+        raise Violation(f"a silo is hosted twice: {sorted(held)}")
+    if members.ready - members.living:
+        raise Violation(f"a dead rank is ready: {members.ready - members.living}")
+    if coordinator.wake_at > now + 2 * 86400:
+        raise Violation("nothing has a deadline")
+
+
+def fail(why: str) -> NoReturn:
+    """Say that something is wrong.
+
+    Raises
+    ------
+    Violation
+        Always.
+    """
+    raise Violation(why)
 
 
 class Job:
@@ -74,42 +157,72 @@ class Job:
     """
 
     def __init__(self, seed: int, *, one_dead_worker: bool = False) -> None:
-        self.plan = worlds.draw(seed, one_dead_worker=one_dead_worker)
-        self.world = World(seed, self.plan)
-        self.world.begin({rank: Rank(self.world, rank) for rank in range(1, self.plan.layout.size)})
-        self.coordinator = Coordinator(facts_of(self.plan), self.world.now)
+        self._seed, self._one_dead_worker, self._starts = seed, one_dead_worker, 0
         self.rounds: list[RoundClosed] = []
-        self.checkpoints: list[int] = []
-        self.finished: Finished | None = None
+        self.saved: CommitCheckpoint | None = None
         self.events = 0
-        self.transitions: collections.Counter[str] = collections.Counter()
+        self.transitions: collections.Counter[tuple[str, str, str]] = collections.Counter()
+        self._start()
+
+    def _start(self) -> None:
+        """Start the ranks, from the newest checkpoint if there is one."""
+        self._starts += 1
+        self.plan = worlds.draw(self._seed, one_dead_worker=self._one_dead_worker, start=self._starts)
+        self.world = World(f"{self._seed} {self._starts}", self.plan)
+        self.world.begin({rank: Rank(self.world, rank) for rank in range(1, self.plan.layout.size)})
+        self.facts = facts_of(self.plan, self.saved)
+        self.rounds = self.rounds[: self.facts.start_round - 1]
+        self.coordinator = Coordinator(self.facts, self.world.now)
+        self.finished: Finished | None = None
+        self.story: list[tuple[Event, float]] = []
+        """All that this start's coordinator was told, and when."""
+        self._enter()
 
     def run(self) -> Outcome:
-        """Let it happen."""
+        """Let it happen; what ends before its time is started again, as a user would."""
         try:
-            while self.finished is None:
-                self._step()
-            self._check_end(self.finished)
+            while True:
+                while self.finished is None:
+                    self._step()
+                self._check_end(self.finished)
+                over = self.finished.kind is EndKind.OVER and not self.finished.code
+                if over or self._starts >= STARTS or self._one_dead_worker:
+                    break
+                self._start()
             kind, why = self.finished.kind.value, self.finished.why
         except Violation as found:
             kind, why = "violation", str(found)
-        return Outcome(kind, why, self.plan, self.world.log, self.events, self.world.now, self.rounds, self.transitions)
+        test = pasted.test_of(self._seed, self.facts, self.story, self.coordinator.phase, why) if kind == "violation" else ""
+        return Outcome(
+            kind, why, self.plan, self.world.log, self.events, self.world.now, self.rounds, self.transitions, test
+        )
 
     def _step(self) -> None:
         event = self.world.hear(self.coordinator.wake_at) or Tick()
-        before = type(self.coordinator.phase).__name__
+        before = self.coordinator.phase
         self.world.note("hears", event) if not isinstance(event, Tick) else None
-        actions = self.coordinator.handle(event, self.world.now)
         self.events += 1
-        after = type(self.coordinator.phase).__name__
-        self.transitions[f"{before} → {after}"] += 1
+        self.story.append((event, self.world.now))
+        actions = step(self.coordinator, event, self.world.now)
+        after = self.coordinator.phase
+        if not pasted.telling(event, actions, moved=after is not before):
+            self.story.pop()
         for action in actions:
             self._perform(action)
-        self._check()
+        if after is not before:
+            self.transitions[type(before).__name__, phases.kind_of(event).__name__, type(after).__name__] += 1
+            self._enter()
+
+    def _enter(self) -> None:
+        machine = self.coordinator
+        counted = machine.counted + isinstance(machine.phase, phases.Applying)
+        self.world.enter(machine.phase, last=counted >= self.plan.settings.rounds.count)
 
     def _perform(self, action: Action) -> None:
         world = self.world
         match action:
+            case Send(to, Alive()):
+                world.beat(to)
             case Send(to, message):
                 world.note("says to", world.layout.title(to), message)
                 if isinstance(message, Tally):
@@ -127,7 +240,7 @@ class Job:
             case RoundClosed():
                 self.rounds.append(action)
             case CommitCheckpoint():
-                self.checkpoints.append(action.round)
+                self.saved = action
             case Finished():
                 self.finished = action
                 for rank in sorted(self.coordinator.members.living):
@@ -135,49 +248,41 @@ class Job:
             case _:
                 world.note(type(action).__name__, getattr(action, "text", ""))
 
-    def _check(self) -> None:
-        """What must hold after every event."""
-        members = self.coordinator.members
-        held = [silo for rank in members.hosting.hosts for silo in members.hosting.silos_of(rank)]
-        if len(held) != len(set(held)):
-            raise Violation(f"a silo is hosted twice: {sorted(held)}")
-        if members.ready - members.living:
-            raise Violation(f"a dead rank is ready: {members.ready - members.living}")
-        if self.coordinator.wake_at > self.world.now + 2 * 86400:
-            raise Violation("nothing has a deadline")
-
     def _check_end(self, finished: Finished) -> None:
         """What must hold at the end."""
         plan, world = self.plan, self.world
-        kinds = {(fault.what, plan.layout.role(fault.rank)[0]) for fault in plan.faults}
-        quiet = not plan.faults and not plan.slow and not plan.fails
         rounds = plan.settings.rounds
-        bound = (rounds.count + rounds.max_void * rounds.count + 6) * (
-            3 * rounds.start_window + 3 * rounds.update_window + 20
-        )
+        window = windows.first(rounds.update_window)
+        bound = (rounds.count + rounds.max_void * rounds.count + 6) * (3 * rounds.start_window + 3 * window + 20)
         if world.now > bound:
             raise Violation(f"the job took {world.now:.0f} s, at most {bound:.0f} are allowed")
-        for closed in self.rounds:
+        played = self.rounds[self.facts.start_round - 1 :]
+        for closed in played:
             moved = world.moved.get(closed.plan.round, {})
             if bool(moved) != closed.tally.quorum_met or (moved and len(moved) != plan.layout.servers):
                 raise Violation(f"round {closed.plan.round}: met {closed.tally.quorum_met}, {len(moved)} shards moved")
-        if quiet and (finished.kind is not EndKind.OVER or any(not closed.tally.quorum_met for closed in self.rounds)):
+        if plan.quiet and (finished.kind is not EndKind.OVER or any(not closed.tally.quorum_met for closed in played)):
             raise Violation(f"nothing happened, and it ended so: {finished}")
-        if finished.kind is EndKind.LOST and not any(role == "server" for _, role in kinds):
+        if finished.kind is EndKind.LOST and not self._server_struck():
             raise Violation(f"no server was struck, and it ended so: {finished.why}")
         if finished.kind is EndKind.OVER:
             counted = sum(closed.tally.quorum_met for closed in self.rounds)
-            if counted != rounds.count or self.checkpoints[-1:] != [len(self.rounds)]:
-                raise Violation(f"over after {counted} rounds of {rounds.count}, checkpoints {self.checkpoints}")
-        struck = {fault.rank for fault in plan.faults} | set(plan.slow)
+            saved = self.saved.round if self.saved else 0
+            early = self.coordinator.ending is not None and counted <= rounds.count
+            if (counted != rounds.count and not early) or saved != len(self.rounds):
+                raise Violation(f"over after {counted} rounds of {rounds.count}, checkpoint {saved}")
+        struck = {fault.rank for fault in plan.faults} | set(plan.slow) | world.struck
         if innocent := world.ended_by_us - struck:
             raise Violation(f"healthy ranks were ended: {innocent}")
         if plan.only_one_dead_worker:
-            self._check_one_death(finished)
+            self._check_one_death(finished, sum(not closed.tally.quorum_met for closed in played))
 
-    def _check_one_death(self, finished: Finished) -> None:
+    def _server_struck(self) -> bool:
+        roles = [self.plan.layout.role(fault.rank)[0] for fault in self.plan.faults]
+        return "server" in [*roles, *(aim.role for aim in self.world.aims)]
+
+    def _check_one_death(self, finished: Finished, voids: int) -> None:
         """One dead worker at default settings costs at most the round under way: never a rank, never the job."""
-        voids = sum(not closed.tally.quorum_met for closed in self.rounds)
         if finished.kind is not EndKind.OVER or voids > 1 or self.world.ended_by_us:
             raise Violation(f"one dead worker: {finished.kind.value} ({finished.why}), {voids} void rounds")
         if len(self.world.dead) > 1:

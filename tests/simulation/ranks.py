@@ -45,7 +45,8 @@ class Rank:
         self.title = world.layout.title(rank)
         self.alive, self._paused_to, self._waits = True, 0.0, False
         self._box: collections.deque[AnyMessage] = collections.deque()
-        self._patience = 0
+        self._heard_at, self._watched = 0.0, False
+        """When rank 0 last gave a sign of life, or this rank began to wait; whether somebody looks at it in time."""
         self._steps: Steps = self.serve() if self.role == "server" else self.work()
         world.after(world.rng.uniform(0, 0.5), lambda: self._go(None))
 
@@ -64,7 +65,6 @@ class Rank:
     def _open_box(self) -> None:
         if self._waits and self._box:
             self._waits = False
-            self._patience += 1
             self._go(self._box.popleft())
 
     def _go(self, answer: Any) -> None:
@@ -87,9 +87,8 @@ class Rank:
             if self._box:
                 self._open_box()
             else:
-                self._patience += 1
-                turn = self._patience
-                self.world.after(self.world.silence(), lambda: self._lose_patience(turn))
+                self._heard_at = max(self._heard_at, self.world.now)
+                self._watch()
 
     def _move(self, collectives: list[Collective], window: float) -> None:
         left: dict[int, str | None] = dict.fromkeys(range(len(collectives)))
@@ -104,8 +103,23 @@ class Rank:
         if not collectives:
             self.world.after(0.0, lambda: self._go(""))
 
-    def _lose_patience(self, turn: int) -> None:
-        if self._waits and turn == self._patience and self.alive and self.world.now >= self._paused_to and not self._box:
+    def hear_beat(self, when: float) -> None:
+        """Learn that rank 0 lives."""
+        self._heard_at = max(self._heard_at, when)
+
+    def _watch(self) -> None:
+        """Look at this rank when it will have heard nothing for too long: seldom, as signs of life are many."""
+        if not self._watched and self._paused_to < 1e8:
+            self._watched = True
+            self.world.at(max(self._heard_at, self._paused_to) + self.world.silence(), self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._watched = False
+        if not self._waits or not self.alive or self._box:
+            return
+        if self.world.now < max(self._heard_at, self._paused_to) + self.world.silence():
+            self._watch()
+        else:
             raise Violation(f"{self.title} heard nothing of a living scheduler for {self.world.silence()} s")
 
     # --- the protocol ------------------------------------------------------------------------------------------------
@@ -202,10 +216,11 @@ class Rank:
             moves = self.world.collectives_of(self.rank, "sum", tally.round, tally.members, tally.attempt)
             broken = yield ("move", moves, plan.window)
             sum_of = None if broken else tally.attempt
-            self.say(Moved(tally.round, tally.attempt, broken))
+            unsound = "numbers that are not finite" if self.world.unsound and not broken else ""
+            self.say(Moved(tally.round, tally.attempt, broken, unsound))
             word = yield from self.expect(Tally, Settled)
             tally = word if isinstance(word, Tally) else tally.as_settled()
         if tally.settled:
             self.world.check_move(self.index, tally, sum_of)
             yield ("sleep", self.draw(0, 0.3))
-            self.say(Applied(tally.round, self.index, "x", 0.1, 0.1))
+            self.say(Applied(tally.round, self.index, "x", 0.1, 0.1, finite=not self.world.not_finite))

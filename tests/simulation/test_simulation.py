@@ -6,16 +6,18 @@ import collections
 import functools
 import multiprocessing
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import EndKind, Send
 from silofold.coordination.hosting import Hosting
-from silofold.messages import Alive
+from silofold.coordination.phases import TRANSITIONS, Applying, Gathering, Training
+from silofold.messages import Alive, Applied, Ready
 from simulation import __main__ as simulation
 from simulation import job
+from simulation.world import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,39 +25,68 @@ if TYPE_CHECKING:
     from silofold.coordination.events import Action, Event
     from silofold.coordination.phases import Underway
 
-JOBS, DEATHS = 1500, 500
-TRANSITIONS = {
-    "Gathering → Gathering", "Gathering → Training", "Gathering → Evaluating", "Gathering → Closed",
-    "Training → Training", "Training → Reducing", "Training → Applying", "Training → Gathering", "Training → Closed",
-    "Reducing → Reducing", "Reducing → Applying", "Reducing → Gathering", "Reducing → Closed",
-    "Applying → Applying", "Applying → Gathering", "Applying → Closed",
-    "Evaluating → Evaluating", "Evaluating → Gathering", "Evaluating → Closed",
-}  # fmt: skip
+JOBS, DEATHS = 2000, 500
+LEAST = 100
+"""Times that each way from phase to phase is taken by these jobs."""
 
 
-def simulate(seeds: range, *, one_dead_worker: bool) -> tuple[collections.Counter[str], set[str], list[tuple[int, str]]]:
-    kinds, seen, bad = collections.Counter[str](), set[str](), list[tuple[int, str]]()
+class Found(NamedTuple):
+    """What many jobs have come to."""
+
+    kinds: collections.Counter[str]
+    ways: collections.Counter[tuple[str, str, str]]
+    bad: list[str]
+
+
+def simulate(seeds: range, *, one_dead_worker: bool) -> Found:
+    found = Found(collections.Counter(), collections.Counter(), [])
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         work = functools.partial(simulation.summary, one_dead_worker=one_dead_worker)
-        for seed, kind, why, _, _, moved in pool.imap_unordered(work, seeds, 50):
-            kinds[kind] += 1
-            seen |= set(moved)
+        for seed, kind, why, _, _, moved, test in pool.imap(work, seeds, 50):
+            found.kinds[kind] += 1
+            found.ways.update(moved)
             if kind == "violation":
-                bad.append((seed, why))
-    return kinds, seen, bad
+                found.bad.append(f"seed {seed}: {why}\n{test}")
+    return found
 
 
-def test_nothing_that_must_not_happens() -> None:
-    kinds, seen, bad = simulate(range(1, 1 + JOBS), one_dead_worker=False)
-    assert bad == []
-    assert set(kinds) == {"over", "lost", "resumable", "void"}
-    assert seen == TRANSITIONS
+def test_nothing_that_must_not_happens_and_every_way_is_taken() -> None:
+    found = simulate(range(1, 1 + JOBS), one_dead_worker=False)
+    assert not found.bad, "\n".join(found.bad[:1])
+    assert set(found.kinds) == {"over", "lost", "resumable", "void", "not finite", "stop now"}
+    table = [(way.source.__name__, way.event.__name__, way.target.__name__) for way in TRANSITIONS]
+    assert len(table) == len(set(table))
+    assert {way: found.ways[way] for way in table if found.ways[way] < LEAST} == {}
 
 
 def test_one_dead_worker_costs_no_job_and_no_other_rank() -> None:
-    kinds, _, bad = simulate(range(1, 1 + DEATHS), one_dead_worker=True)
-    assert bad == []
-    assert kinds == {"over": DEATHS}
+    found = simulate(range(1, 1 + DEATHS), one_dead_worker=True)
+    assert not found.bad, "\n".join(found.bad[:1])
+    assert found.kinds == {"over": DEATHS}
+
+
+def test_a_way_that_is_not_in_the_table_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "WAYS", {way for way in job.WAYS if way != (Gathering, Ready, Training)})
+    assert job.run(1).why == "no such transition: Gathering Ready Training"
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_seed_that_fails_prints_the_unit_test_that_shows_it(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job.Job, "_check_end", lambda *_: job.fail("as this test wants it"))
+    found = job.run(seed)
+    assert found.kind == "violation"
+    names: dict[str, Any] = {}
+    exec(found.test, names)  # noqa: S102  (that is what the test is about)
+    with pytest.raises(AssertionError, match="as this test wants it"):
+        names[f"test_seed_{seed}"]()
+
+
+def test_a_coordinator_that_breaks_a_rule_breaks_it_in_the_unit_test_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "WAYS", {way for way in job.WAYS if way != (Applying, Applied, Gathering)})
+    found, names = job.run(1), dict[str, Any]()
+    exec(found.test, names)  # noqa: S102
+    with pytest.raises(Violation, match="no such transition: Applying Applied Gathering"):
+        names["test_seed_1"]()
 
 
 def _hears_no_beat(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,18 @@ import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silofold import config, topology
-from silofold.coordination.events import Died, Heard
+from silofold.coordination import window as windows
+from silofold.coordination.events import Asked, Died, Heard, TimeIsShort
 from silofold.coordination.facts import GRACE
+from simulation import aims
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from silofold.coordination.events import Event
+    from silofold.coordination.phases import Phase
     from silofold.messages import AnyMessage, Members, Tally
+    from simulation.aims import Aim
 
 STEPS = 200_000
 """Things that may happen in one job before it is taken for endless."""
@@ -48,47 +52,70 @@ class Plan(NamedTuple):
     faults: tuple[Fault, ...]
     slow: dict[int, float]
     fails: dict[int, float]
+    wishes: tuple[tuple[float, Asked | TimeIsShort], ...]
+    """What the job is asked, and when."""
+    aimed: bool
+    """Whether accidents are aimed at the phases."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is planned that disturbs."""
+        return not (self.faults or self.slow or self.fails or self.wishes or self.aimed)
 
     @property
     def only_one_dead_worker(self) -> bool:
         """Whether all that happens is that one worker of several dies, at the default settings but for the windows."""
+        calm = not (self.tied or self.slow or self.fails or self.aimed or self.wishes) and self.survives
+        killed = [self.layout.role(fault.rank)[0] for fault in self.faults if fault.what == "kill"]
         return (
-            self.survives and not self.tied and not self.slow and not self.fails
-            and [fault.what for fault in self.faults] == ["kill"]
-            and self.layout.role(self.faults[0].rank)[0] == "worker" and len(self.layout.worker_ranks) > 1
+            calm and killed == ["worker"] and len(self.faults) == 1
+            and len(self.layout.worker_ranks) > 1 and self.settings.rounds.max_void > 1
         )  # fmt: skip
 
 
-def draw(seed: int, *, one_dead_worker: bool = False) -> Plan:
-    """Draw a job and its accidents."""
+def draw(seed: int, *, one_dead_worker: bool = False, start: int = 1) -> Plan:
+    """Draw a job, and the accidents of one of its starts."""
     rng = random.Random(seed)  # noqa: S311  (no secret)
-    defaults = one_dead_worker or rng.random() < 0.4
-    servers, workers = rng.randint(1, 3), rng.randint(2 if one_dead_worker else 1, 5)
+    defaults = one_dead_worker or rng.random() < 0.3
+    servers, workers = rng.randint(1, 3), rng.choice([2, 3, 4, 5] if one_dead_worker else [1, 2, 3, 3, 4, 4, 5, 6])
     standby = rng.choice([0, 0, 1])
     layout = topology.Layout(1 + servers + standby + workers, servers, standby)
-    shared = rng.random() < 0.3
+    shared = rng.random() < 0.4
     nodes = ("a",) * layout.size if shared or rng.random() < 0.5 else tuple(rng.choice("ab") for _ in range(layout.size))
     chosen = [
         f"rounds.count={rng.randint(1, 5)}", f"rounds.start_window={rng.choice([5.0, 20.0])}",
-        f"rounds.update_window={rng.choice([6.0, 30.0])}", f"rounds.checkpoint_every={rng.choice([0, 1, 2])}",
+        f"rounds.update_window={rng.choice([6.0, 12.0, 12.0, 30.0])}", f"rounds.checkpoint_every={rng.choice([0, 1, 2])}",
     ]  # fmt: skip
+    if not one_dead_worker and rng.random() < 0.03:
+        chosen += ["rounds.update_window=auto", "rounds.start_window=60.0"]
     if not defaults:
         chosen += [
-            f"rounds.update_ratio={rng.choice([1.0, 0.5, 0.3])}", f"rounds.start_quorum={rng.choice([1.0, 0.5, 1])}",
+            f"rounds.update_ratio={rng.choice([1.0, 0.5, 0.3, 0.3])}", f"rounds.start_quorum={rng.choice([1.0, 0.5, 1])}",
             f'rounds.close="{rng.choice(["all", "all", "quorum"])}"', "rounds.bench_after=3",
+            f"rounds.max_void={rng.choice([1, 3])}",
         ]  # fmt: skip
     settings = config.parse("", "simulation", chosen)
-    survives = one_dead_worker or rng.random() < 0.7
-    faults = [_accident(rng, layout, survives=survives) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
-    if one_dead_worker:
-        faults = [Fault("kill", rng.choice(layout.worker_ranks), rng.expovariate(1 / 8), 0.0)]
-    others = list(range(1, layout.size))
-    slow = {} if one_dead_worker or rng.random() > 0.3 else {k: rng.choice([0.1, 0.5, 1, 1, 1, 12, 40]) for k in others}
-    fails = {} if one_dead_worker or rng.random() > 0.3 else {k: rng.random() * 0.5 for k in others}
+    survives = one_dead_worker or rng.random() < 0.8
     silos = rng.randint(workers, 8)
     examples = tuple(rng.randint(5, 50) for _ in range(silos))
-    tied = not one_dead_worker and rng.random() < 0.1
-    return Plan(layout, settings, examples, nodes, survives, shared, tied, tuple(faults), slow, fails)
+    tied = not one_dead_worker and rng.random() < 0.3
+    calm = Plan(layout, settings, examples, nodes, survives, shared, tied, (), {}, {}, (), aimed=False)
+    luck = random.Random(f"{seed} start {start}")  # noqa: S311  (no secret)
+    if one_dead_worker:
+        return calm._replace(faults=(Fault("kill", luck.choice(layout.worker_ranks), luck.expovariate(1 / 8), 0.0),))
+    return _with_accidents(luck, calm)
+
+
+def _with_accidents(rng: random.Random, plan: Plan) -> Plan:
+    layout, others = plan.layout, range(1, plan.layout.size)
+    if rng.random() < 0.85:
+        return plan._replace(aimed=True)
+    faults = [_accident(rng, layout, survives=plan.survives) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
+    slow = {} if rng.random() > 0.3 else {k: rng.choice([0.1, 0.5, 1, 1, 1, 12, 40]) for k in others}
+    fails = {} if rng.random() > 0.3 else {k: rng.random() * 0.5 for k in others}
+    kinds: list[Asked | TimeIsShort] = [Asked("round"), Asked("now"), Asked(scale=1), Asked(scale=-1), TimeIsShort("saved")]
+    wishes = [] if rng.random() > 0.2 else [(rng.expovariate(1 / 8), rng.choice(kinds)) for _ in range(rng.randint(1, 2))]
+    return plan._replace(faults=tuple(faults), slow=slow, fails=fails, wishes=tuple(wishes))
 
 
 def _accident(rng: random.Random, layout: topology.Layout, *, survives: bool) -> Fault:
@@ -110,7 +137,7 @@ class World:
         The job and its accidents.
     """
 
-    def __init__(self, seed: int, plan: Plan) -> None:
+    def __init__(self, seed: str, plan: Plan) -> None:
         self.rng = random.Random(f"{seed} runs")  # noqa: S311  (no secret)
         self.plan, self.layout = plan, plan.layout
         self.now, self._heap, self._count, self._steps = 0.0, list[tuple[float, int, Any]](), 0, 0
@@ -124,12 +151,46 @@ class World:
         self.told: collections.defaultdict[tuple[int, int], set[int]] = collections.defaultdict(set)
         self.moved: dict[int, dict[int, tuple[Any, ...]]] = collections.defaultdict(dict)
         self.ended_by_us: set[int] = set()
+        self.struck: set[int] = set()
+        """Ranks that an accident was aimed at."""
+        self.not_finite, self.unsound = False, False
+        """What servers tell from now on."""
+        self.aims: list[Aim] = []
+        """What was aimed so far."""
 
     def begin(self, ranks: dict[int, Any]) -> None:
         """Let the ranks start, and plan the accidents."""
         self.ranks = ranks
         for fault in self.plan.faults:
             self.at(fault.at, functools.partial(self._strike, fault))
+        for when, wish in self.plan.wishes:
+            self.at(when, functools.partial(self.inbox.append, wish))
+
+    def enter(self, phase: Phase, *, last: bool) -> None:
+        """Take note of the phase that rank 0 has come to: the aimed accident may be due."""
+        aim = aims.choose(self.rng, self.plan, phase, last=last, struck=len(self.struck)) if self.plan.aimed else None
+        if aim is None:
+            return
+        self.aims.append(aim)
+        ranks = self.layout.server_ranks if aim.role == "server" else self.layout.worker_ranks
+        rank = self.rng.choice([rank for rank in ranks if rank not in self.struck] or list(ranks))
+        after = self.rng.uniform(aim.low, aim.high)
+        if aim.after_window:
+            after += windows.first(self.plan.settings.rounds.update_window)
+        self.note("is struck", self.layout.title(rank), aim.what)
+        match aim.what:
+            case "stop now":
+                self.after(after, functools.partial(self.inbox.append, Asked("now")))
+            case "not finite":
+                self.not_finite = True
+            case "unsound":
+                self.unsound = True
+            case _:
+                self.struck.add(rank)
+                if aim.what != "kill":
+                    self.after(aim.hold, functools.partial(self.ranks[rank].pause, 1e9))
+                if aim.what != "stop":
+                    self.after(after, functools.partial(self.kill, rank))
 
     def _strike(self, fault: Fault) -> None:
         if fault.what == "kill":
@@ -164,6 +225,10 @@ class World:
         self.inbox.append(Died(rank))
         for collective in list(self.collectives.values()):
             collective.lose(rank)
+
+    def beat(self, to: int) -> None:
+        """Let a rank hear that rank 0 lives: nothing else follows from it."""
+        self.ranks[to].hear_beat(self.now + 0.3)
 
     def send(self, source: int, to: int, message: AnyMessage) -> None:
         """Deliver a message: messages of one pair stay in their order."""

@@ -36,7 +36,7 @@ def test_defaults() -> None:
         "start_quorum": 1.0,
         "start_window": 60.0,
         "update_ratio": 1.0,
-        "update_window": 3600.0,
+        "update_window": "auto",
         "close": "all",
         "bench_after": 5,
         "evaluate_every": 1,
@@ -184,6 +184,7 @@ def test_brackets_in_texts_hide_no_deep_nesting(hidden: str) -> None:
         ("rounds.update_ratio=1.01", "rounds.update_ratio = 1.01: expected float <= 1"),
         ("rounds.update_ratio=0", "rounds.update_ratio = 0: expected float > 0"),
         ("rounds.update_window=1e8", "rounds.update_window = 100000000.0: expected float <= "),
+        ("rounds.update_window=long", "rounds.update_window = 'long': expected a number or 'auto'"),
         ("rounds.checkpoint_every=-1", "rounds.checkpoint_every = -1: expected int >= 0"),
         ("rounds.count_void=1", "rounds.count_void = 1: expected bool"),
         ("local.lr=fast", "local.lr = 'fast': expected float"),
@@ -314,13 +315,13 @@ def test_settings_survive_json() -> None:
 
 def test_differences_leave_out_what_a_resumed_run_may_change() -> None:
     old = parse()
-    free = ["data.folder=x", "roles.servers=4", "rounds.count=99", "sinks=[]"]
+    free = ["data.folder=x", "roles.servers=4", "rounds.count=99", "rounds.update_window=9", "sinks=[]"]
     assert config.differences(old, parse("", *free)) == []
-    changed = [*free, "local.lr=0.5", "model.name=lenet", "model.channels=3", "seed=2", "rounds.update_window=9"]
+    changed = [*free, "local.lr=0.5", "model.name=lenet", "model.channels=3", "seed=2", "rounds.start_window=9"]
     assert config.differences(old, parse("", *changed)) == [
         "local.lr: 0.01 -> 0.5",
         "model.channels: 'unset' -> 3",
-        "rounds.update_window: 3600.0 -> 9.0",
+        "rounds.start_window: 60.0 -> 9.0",
         "seed: 1 -> 2",
     ]
     assert config.differences(parse("", *changed), old)[1] == "model.channels: 3 -> 'unset'"

@@ -83,6 +83,8 @@ class World:
         """Whether the survivors of a rank's death can go on."""
         self.troubled = False
         """Whether a rank died or a collective broke: the library's own farewell may then wait for ever."""
+        self.window = 0.0
+        """Seconds of the update window of the last plan that this rank has heard; 0 before the first."""
         self.places: list[tuple[str, int]] = []
         """Host and process of each rank."""
         self._bell, names = bell.Bell(), []
@@ -302,7 +304,7 @@ class World:
             raise RequeueError("rank-lost", "another rank died while the survivors regrouped; resume the run")
         self._bell.close()
         world = World(comm, self.patience, self.end_job)
-        world.troubled, world.trace = True, self.trace
+        world.troubled, world.window, world.trace = True, self.window, self.trace
         return world
 
     def end_rank(self, rank: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from silofold.coordination import planning, quorum, tallying
+from silofold.coordination import planning, quorum, tallying, window
 from silofold.coordination.checkpoints import Checkpointing
 from silofold.coordination.events import (
     Again,
@@ -26,6 +26,7 @@ from silofold.coordination.facts import BEAT, GRACE
 from silofold.coordination.membership import Membership
 from silofold.coordination.phases import WITH_ROUND, Applying, Closed, Evaluating, Gathering, Reducing, Training, Underway
 from silofold.coordination.states import SiloStates
+from silofold.coordination.window import Lap
 from silofold.core.endings import RESUMABLE, STOPPED
 from silofold.messages import (
     Alive,
@@ -80,7 +81,7 @@ class Coordinator:
         self.states = SiloStates(facts)
         self._checkpoints = Checkpointing(facts)
         self.number, self.counted, self.voids = facts.start_round, facts.counted, facts.voids
-        self._failures = dict(facts.failures)
+        self._failures, self._laps = dict(facts.failures), facts.laps
         self.phase: Phase = Gathering(now + facts.rounds.start_window)
         self.ending: tuple[Ending, str] | None = None
         self._scale, self._replans = 0, 0
@@ -113,7 +114,7 @@ class Coordinator:
             case Died(rank):
                 self._remove_dead(rank)
             case Heard(rank, message):
-                self._take(rank, message)
+                self._take(rank, message, now)
             case Asked(stop, scale):
                 self._scale += scale
                 if stop == "now":
@@ -155,7 +156,7 @@ class Coordinator:
 
     # --- what is heard -----------------------------------------------------------------------------------------------
 
-    def _take(self, rank: int, message: AnyMessage) -> None:
+    def _take(self, rank: int, message: AnyMessage, now: float) -> None:
         phase = self.phase
         under = phase.round if isinstance(phase, WITH_ROUND) else None
         current = under.plan.round if under else 0
@@ -169,6 +170,7 @@ class Coordinator:
                 under.hear_evaluation(rank, message)
             case Reports() if isinstance(phase, Training) and message.round == current:
                 phase.round.hear_reports(rank, message)
+                phase.round.arrived[rank] = now
             case Moved() if isinstance(phase, Reducing) and (message.round, message.attempt) == (
                 current,
                 phase.tally.attempt,
@@ -279,16 +281,16 @@ class Coordinator:
         due, told = self._checkpoints.due(self.number, last=last, complete=not self.states.writers)
         self._out += told
         plan = planning.make(
-            facts, members, self.number, present, cohort,
+            facts, members, self.number, present, cohort, self._laps,
             checkpoint=due, last=last, exit_code=self.ending[0].code if self.ending else 0,
         )  # fmt: skip
         self._checkpoints.begin(plan, self.states, map(facts.layout.title, members.servers), self.counted, self.voids)
         upcoming = self._draw(silos, self.number + 1) if facts.foresees and not last and not facts.script else []
         self._out.append(Opened(plan, cohort))
-        plans = planning.handed_out(facts, members, plan, cohort, upcoming, self.states)
-        self._out += [Send(rank, mine) for rank, mine in plans]
+        sent = list(planning.handed_out(facts, members, plan, cohort, upcoming, self.states))
+        self._out += [Send(rank, mine) for rank, mine in sent]
         members.ready -= members.servers | set(plan.members.workers)
-        under = Underway.begin(plan, cohort, now)
+        under = Underway.begin(plan, cohort, {silo: rank for rank, mine in sent for silo in mine.dealt}, now)
         self.phase = (Evaluating if last else Training)(under, now + plan.window + GRACE)
 
     def _is_over(self) -> bool:
@@ -308,6 +310,7 @@ class Coordinator:
         if under.unreported and not early and not timed_out:
             return False
         missing = set(under.unreported)
+        under.timed_out = quorum.cut_short(under.reports.values()) or (bool(missing) and not early)
         if missing and not early:
             self._note_late(missing, plan.round)
         for rank in missing:
@@ -410,10 +413,18 @@ class Coordinator:
 
     def _close_round(self, phase: Applying, now: float) -> None:
         under, tally, rounds = phase.round, phase.tally, self._facts.rounds
+        accepted = set(phase.verdict.accepted)
+        sent = {rank for rank, found in under.reports.items() if any(one.silo in accepted for one in found.reports)}
+        last_report = max((under.arrived[rank] - under.began for rank in sent), default=None)
+        dead = frozenset(under.dealt.values()) - self.members.living
         self._out.append(RoundClosed(
-            under.plan, under.cohort, tally, phase.verdict, under.reports, under.evaluations, phase.applied, under.began,
-            phase.tallied,
+            under.plan, under.cohort, tally, phase.verdict, under.reports, under.evaluations, phase.applied, under.dealt,
+            dead, under.began, phase.tallied, last_report, under.timed_out,
         ))  # fmt: skip
+        if tally.quorum_met and last_report is not None and not under.timed_out:
+            trained = sum(self._facts.examples[silo] for silo in accepted)
+            lap = Lap(last_report, trained, under.plan.evaluate)
+            self._laps = window.remember(self._laps, lap)
         self.number += 1
         self.voids = 0 if tally.quorum_met else self.voids + 1
         self.counted += tally.quorum_met or rounds.count_void
@@ -490,7 +501,7 @@ class Coordinator:
     ) -> bool:
         if not isinstance(self.phase, Closed):
             self._out.append(Finished(kind, error, why, code, suspects, self._silent()))
-        self.phase = Closed()
+            self.phase = Closed()
         return False
 
     def _silent(self) -> tuple[int, ...]:

@@ -122,8 +122,16 @@ class RoundClosed:
     reports: dict[int, Reports]
     evaluations: dict[int, Evaluation]
     applied: dict[int, Applied]
+    dealt: dict[int, int]
+    """Worker that was to train each silo."""
+    dead: frozenset[int]
+    """Those of these workers that have died."""
     began: float
     tallied: float
+    last_report: float | None
+    """Seconds from the plan to the last report that was accepted; none if none was."""
+    timed_out: bool
+    """Whether the window closed it, or cut a worker's training short."""
 
 
 @dataclass(frozen=True)

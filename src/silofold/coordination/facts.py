@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from silofold.config import Rounds
+    from silofold.coordination.window import Lap
     from silofold.messages import Members, StateOf
     from silofold.topology import Layout
 
@@ -73,6 +74,10 @@ class Facts:
         The checkpoint that the run goes on from.
     states
         What each silo keeps as the rounds begin.
+    laps
+        How long the rounds before it took to report.
+    evaluation
+        Test images of all silos, as a number of training examples in a round.
     """
 
     layout: Layout
@@ -97,6 +102,8 @@ class Facts:
     failures: Mapping[int, int] = field(default_factory=dict)
     saved: Saved | None = None
     states: Mapping[int, StateOf] = field(default_factory=dict)
+    laps: tuple[Lap, ...] = ()
+    evaluation: float = 0.0
 
     @functools.cached_property
     def weights(self) -> tuple[int, ...]:

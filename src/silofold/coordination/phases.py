@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from silofold.coordination.events import Asked, Died, Heard, Tick
+from silofold.messages import Applied, Evaluation, Moved, Ready, Reports, Saved
 
 if TYPE_CHECKING:
+    from silofold.coordination.events import Event
     from silofold.coordination.quorum import Verdict
-    from silofold.messages import Applied, Evaluation, Moved, Plan, Reports, Tally
+    from silofold.messages import Plan, Tally
 
 
 @dataclass
@@ -27,6 +31,8 @@ class Underway:
     plan: Plan
     cohort: tuple[int, ...]
     began: float
+    dealt: dict[int, int]
+    """Worker that was to train each silo."""
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     reports: dict[int, Reports] = field(default_factory=dict)
     unevaluated: set[int] = field(default_factory=set)
@@ -40,14 +46,18 @@ class Underway:
     """Likewise, or its report went with it."""
     finished: int = 0
     """Silos whose updates were finished in what has been reported."""
+    arrived: dict[int, float] = field(default_factory=dict)
+    """When each worker's report came."""
+    timed_out: bool = False
+    """Whether a report was still awaited as the window ended."""
     evaluated: bool = False
     """Whether all that will be heard of the arriving model's evaluation has been told."""
 
     @classmethod
-    def begin(cls, plan: Plan, cohort: tuple[int, ...], now: float) -> Underway:
+    def begin(cls, plan: Plan, cohort: tuple[int, ...], dealt: dict[int, int], now: float) -> Underway:
         """Wait for all of the plan's workers."""
         workers = plan.members.workers
-        return cls(plan, cohort, now, unevaluated=set(workers), unreported=set(workers))
+        return cls(plan, cohort, now, dealt, unevaluated=set(workers), unreported=set(workers))
 
     def hear_evaluation(self, rank: int, evaluation: Evaluation) -> None:
         """Take a worker's evaluation."""
@@ -137,3 +147,73 @@ class Closed:
 Phase: TypeAlias = Gathering | Training | Reducing | Applying | Evaluating | Closed
 WITH_ROUND = (Training, Reducing, Applying, Evaluating)
 """Those in which a round is under way."""
+
+
+class Transition(NamedTuple):
+    """A way from one phase to the next."""
+
+    source: type[Phase]
+    event: type
+    """Kind of the event that is taken last: a message, a death, a wish, or time alone (`Tick`)."""
+    target: type[Phase]
+    meaning: str
+
+
+TRANSITIONS = (
+    Transition(Gathering, Ready, Training, "all are ready"),
+    Transition(Gathering, Died, Training, "all who live are ready"),
+    Transition(Gathering, Tick, Training, "enough are ready"),
+    Transition(Gathering, Ready, Gathering, "too few silos: a late rank gets its last chance"),
+    Transition(Gathering, Died, Gathering, "too few silos: a late rank gets its last chance"),
+    Transition(Gathering, Tick, Gathering, "too few silos: a late rank gets its last chance"),
+    Transition(Gathering, Ready, Evaluating, "all are ready, and it is the end"),
+    Transition(Gathering, Died, Evaluating, "all who live are ready, and it is the end"),
+    Transition(Gathering, Tick, Evaluating, "enough are ready, and it is the end"),
+    Transition(Gathering, Ready, Closed, "too few silos"),
+    Transition(Gathering, Died, Closed, "a server is lost"),
+    Transition(Gathering, Tick, Closed, "too few silos, or a server does not answer"),
+    Transition(Gathering, Asked, Closed, "stop now"),
+    Transition(Training, Reports, Reducing, "all have reported, or enough have"),
+    Transition(Training, Died, Reducing, "all who live have reported"),
+    Transition(Training, Tick, Reducing, "the window is over"),
+    Transition(Training, Reports, Applying, "all have reported, and nothing has to be sent"),
+    Transition(Training, Died, Applying, "all who live have reported, and nothing has to be sent"),
+    Transition(Training, Tick, Applying, "the window is over, and nothing has to be sent"),
+    Transition(Training, Reports, Gathering, "the round is void"),
+    Transition(Training, Died, Gathering, "the round is void"),
+    Transition(Training, Tick, Gathering, "the window is over, and the round is void"),
+    Transition(Training, Reports, Closed, "too many void rounds in a row"),
+    Transition(Training, Died, Closed, "a server is lost, or too many void rounds in a row"),
+    Transition(Training, Tick, Closed, "too many void rounds in a row"),
+    Transition(Training, Asked, Closed, "stop now"),
+    Transition(Reducing, Moved, Applying, "every server has its sum"),
+    Transition(Reducing, Moved, Reducing, "a member was lost: tallied again"),
+    Transition(Reducing, Died, Reducing, "a member was lost: tallied again"),
+    Transition(Reducing, Tick, Reducing, "a member is silent: tallied again"),
+    Transition(Reducing, Moved, Gathering, "without a lost member the round is void, or a sum is unsound"),
+    Transition(Reducing, Died, Gathering, "without a lost member the round is void"),
+    Transition(Reducing, Tick, Gathering, "without a silent member the round is void"),
+    Transition(Reducing, Moved, Closed, "too many void rounds in a row"),
+    Transition(Reducing, Died, Closed, "a server is lost, or too many void rounds in a row"),
+    Transition(Reducing, Tick, Closed, "a server does not answer, or too many void rounds in a row"),
+    Transition(Reducing, Asked, Closed, "stop now"),
+    Transition(Applying, Applied, Gathering, "every shard has moved"),
+    Transition(Applying, Applied, Closed, "the model is not finite"),
+    Transition(Applying, Died, Closed, "a server is lost"),
+    Transition(Applying, Tick, Closed, "a server does not answer"),
+    Transition(Applying, Asked, Closed, "stop now"),
+    Transition(Evaluating, Evaluation, Closed, "the last model is evaluated and saved"),
+    Transition(Evaluating, Saved, Closed, "the last model is evaluated and saved"),
+    Transition(Evaluating, Evaluation, Gathering, "a worker was lost: the end is planned again"),
+    Transition(Evaluating, Died, Gathering, "a worker is lost: the end is planned again"),
+    Transition(Evaluating, Tick, Gathering, "a worker is silent: the end is planned again"),
+    Transition(Evaluating, Died, Closed, "a server is lost"),
+    Transition(Evaluating, Tick, Closed, "the last model was not saved in time"),
+    Transition(Evaluating, Asked, Closed, "stop now"),
+)
+"""Every way from phase to phase; an event that leaves the phase as it is stands nowhere."""
+
+
+def kind_of(event: Event) -> type:
+    """Return the kind by which `TRANSITIONS` names an event."""
+    return type(event.message) if isinstance(event, Heard) else type(event)

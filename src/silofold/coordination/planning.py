@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from silofold import topology
+from silofold.coordination import window
 from silofold.messages import Members, Plan
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from silofold.coordination.facts import Facts
     from silofold.coordination.membership import Membership
     from silofold.coordination.states import SiloStates
+    from silofold.coordination.window import Lap
 
 
 def make(
@@ -23,6 +25,7 @@ def make(
     number: int,
     present: Sequence[int],
     cohort: Sequence[int],
+    laps: Sequence[Lap],
     *,
     checkpoint: bool,
     last: bool,
@@ -42,9 +45,12 @@ def make(
         Workers that are ready, ascending.
     cohort
         Silos that are asked to train.
+    laps
+        How long the rounds before took to report.
     checkpoint, last, exit_code
         As in `Plan`.
     """
+    evaluate = number > 1 and (last or window.evaluates(number, facts.rounds.evaluate_every))
     return Plan(
         round=number,
         members=Members.of(present, members.epoch, members.losses),
@@ -53,8 +59,8 @@ def make(
         upcoming=(),
         states=(),
         total_weight=sum(facts.weights[silo] for silo in cohort),
-        window=facts.rounds.update_window,
-        evaluate=number > 1 and (last or (number - 1) % facts.rounds.evaluate_every == 0),
+        window=window.resolve(facts.rounds.update_window, laps, evaluated=evaluate, evaluation=facts.evaluation),
+        evaluate=evaluate,
         checkpoint=checkpoint,
         last=last,
         exit_code=exit_code,

@@ -11,7 +11,7 @@ from silofold.messages import Cause
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from silofold.messages import Report, Summary
+    from silofold.messages import Report, Reports, Summary
 
 
 MISSING = "no report within the update window"
@@ -141,12 +141,17 @@ def own_fault(report: Report | None) -> bool:
     return report is not None and not report.finished and report.cause.of_the_silo
 
 
-def cause_of(report: Report | None, *, refused: bool) -> Cause:
-    """Tell why a silo of the cohort does not count, as a word; its report may not have come."""
+def cut_short(reports: Iterable[Reports]) -> bool:
+    """Whether a worker says that the window ended while it trained."""
+    return any(report.cause is Cause.LATE for sent in reports for report in sent.reports)
+
+
+def cause_of(report: Report | None, *, refused: bool, dead: bool = False) -> Cause:
+    """Tell why a silo of the cohort does not count, as a word; its report may not have come, its worker be dead."""
     if not refused:
         return Cause.NONE
     if report is None:
-        return Cause.LATE
+        return Cause.DEAD if dead else Cause.LATE
     return Cause.FALSE if report.finished else report.cause
 
 

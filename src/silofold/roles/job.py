@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from silofold import topology
 from silofold.aggregation import uplink
 from silofold.comm import waiting
+from silofold.coordination import window
 from silofold.core.elements import Elements
 from silofold.errors import RequeueError
 from silofold.messages import (
@@ -57,11 +58,13 @@ class RankLost(Exception):  # noqa: N818  (no fault of the run: the survivors go
         What happened.
     suspects
         Ranks that live but do not answer: nobody waits for them.
+    seconds
+        How long the rank that leads waits for the others, where it has said so.
     """
 
-    def __init__(self, story: str, suspects: Iterable[int] = ()) -> None:
+    def __init__(self, story: str, suspects: Iterable[int] = (), seconds: float = 0.0) -> None:
         super().__init__(story)
-        self.suspects = frozenset(suspects)
+        self.suspects, self.seconds = frozenset(suspects), seconds
 
 
 class RunOver(Exception):  # noqa: N818  (likewise)
@@ -193,6 +196,7 @@ def await_plan(world: World, job: Job) -> Plan:
     world.say(Ready(job.layout.title(world.rank)), topology.SCHEDULER)
     while True:
         plan = expect(world, job, Plan)
+        world.window = plan.window
         if is_member(world, job, plan.members):
             if plan.last:
                 prepare_end(world, plan)
@@ -246,7 +250,7 @@ def _heed(world: World, rank: int, message: AnyMessage, kind: type[M] | tuple[ty
         case Gone() if rank == topology.SCHEDULER:
             raise RankLost("the scheduler is dead")
         case Halt():
-            raise RankLost(f"rank {rank} calls the survivors together")
+            raise RankLost(f"rank {rank} calls the survivors together", seconds=message.seconds)
         case Here():  # it knows already that the ranks below this one are dead
             raise RankLost(f"rank {rank} expects rank {world.rank} to lead")
         case Over():
@@ -261,25 +265,34 @@ def _heed(world: World, rank: int, message: AnyMessage, kind: type[M] | tuple[ty
             raise RequeueError("rank-silent", f"rank {world.rank} expected a {expected} of the scheduler, found {message}")
 
 
-def regroup(world: World, job: Job, suspects: frozenset[int]) -> Regroup:
+def regroup(world: World, job: Job, loss: RankLost) -> Regroup:
     """Find out which ranks are still there and end those of this host that are not; every survivor calls this.
 
     The lowest living rank leads. Roles come in their order: a server that is left stays a server unless it must schedule.
+
+    Parameters
+    ----------
+    world
+        The ranks.
+    job
+        The run.
+    loss
+        What happened.
 
     Raises
     ------
     RequeueError
         Too few are left, or nobody leads.
     """
-    rounds = job.settings.rounds
-    seconds = rounds.update_window + rounds.start_window + GRACE  # a worker may be in the middle of its training
+    waited = world.window or window.first(job.settings.rounds.update_window)
+    seconds = waited + job.settings.rounds.start_window + GRACE  # a worker may be in the middle of its training
     order: Regroup | None = None
     while order is None:
         leader = world.living[0]
         if world.rank == leader:
-            order = _call_together(world, suspects, seconds)
+            order = _call_together(world, loss.suspects, seconds)
         else:
-            order = _hear_leader(world, leader, seconds + 2 * GRACE)
+            order = _hear_leader(world, leader, max(seconds, loss.seconds) + 2 * GRACE)
     for rank in order.expelled:
         world.end_rank(rank)
     return order
@@ -299,6 +312,7 @@ def _hear_leader(world: World, leader: int, seconds: float) -> Regroup | None:
             return message
         if isinstance(message, Halt):  # the leader had not begun to listen when this rank spoke
             world.say(Here(), leader)
+            seconds = max(seconds, message.seconds + 2 * GRACE)  # its last plan may be a later one
         if isinstance(message, Gone) and rank == leader:
             return None
 
@@ -309,7 +323,7 @@ def _call_together(world: World, suspects: frozenset[int], seconds: float) -> Re
     for rank in suspects:
         world.end_rank(rank)
     for rank in set(world.living[1:]) - suspects:
-        world.say(Halt(), rank)
+        world.say(Halt(seconds), rank)
     deadline = time.monotonic() + seconds
     while not there >= set(world.living) - suspects:
         try:

@@ -12,7 +12,7 @@ import msgspec
 from silofold.coordination import quorum
 from silofold.errors import ReplayError
 from silofold.evaluation.accuracy import wilson
-from silofold.messages import Phases, RankPhases, Score, SiloSummary, Summary
+from silofold.messages import Cause, Phases, RankPhases, Score, SiloSummary, Summary
 from silofold.record import checkpoint
 from silofold.roles import faults
 
@@ -106,7 +106,7 @@ class Recorder:
             accuracy_high=None,
             test_loss=None,
             test_examples=0,
-            silos=self._silos_told({*closed.cohort, *trained, *verdict.refused}, trained, verdict.refused),
+            silos=self._silos_told(closed, trained),
             seconds=_phases(closed),
             ranks=self._rank_phases(closed),
             bytes_down=4 * parameters * len(plan.members.workers),
@@ -114,6 +114,9 @@ class Recorder:
             model_sha256="",
             states={silo: trained[silo].state for silo in verdict.accepted if tally.settled and trained[silo].state},
             shard_sha256=[closed.applied[shard].sha256 for shard in sorted(closed.applied)],
+            window=plan.window,
+            last_report=closed.last_report,
+            timed_out=closed.timed_out,
         )
         self.voids = [*self.voids, self._summary] if self._summary.void else []
         if self._states:
@@ -215,18 +218,21 @@ class Recorder:
         ]
         return servers + workers
 
-    def _silos_told(self, part: set[int], trained: Mapping[int, Report], refused: Mapping[int, str]) -> list[SiloSummary]:
+    def _silos_told(self, closed: RoundClosed, trained: Mapping[int, Report]) -> list[SiloSummary]:
         """Tell of every silo; there may be thousands, of which few had a part in the round."""
-        told = self._job.untold.copy()
-        for silo in part:
-            report = trained.get(silo)
+        told, refused = self._job.untold.copy(), closed.verdict.refused
+        for silo in {*closed.cohort, *trained, *refused}:
+            report, rank = trained.get(silo), closed.dealt.get(silo)
+            worker = "" if rank is None else self._job.layout.title(rank)
+            cause = quorum.cause_of(report, refused=silo in refused, dead=rank in closed.dead)
             told[silo] = _replace(
                 told[silo],
                 train_loss=report.loss_sum / report.seen if report and report.finished and report.seen else None,
-                reason=refused.get(silo, ""),
+                reason=f"{worker} died" if cause is Cause.DEAD else refused.get(silo, ""),
                 failed=quorum.own_fault(report),
-                cause=quorum.cause_of(report, refused=silo in refused),
+                cause=cause,
                 raised=report.raised if report else "",
+                worker=worker,
             )
         return told
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from silofold.comm.window import Node
     from silofold.comm.world import World
     from silofold.coordination.events import Action, Event
+    from silofold.coordination.window import Lap
     from silofold.core.endings import Ending
     from silofold.messages import Members, Plan, Tally
     from silofold.protocols import Cohort
@@ -57,15 +58,19 @@ class Scheduler:
         Manifest of the checkpoint that the run goes on from; none in a new run.
     failures
         Failures in a row of each silo so far.
+    laps
+        How long the last rounds took to report.
+    elements
+        Length of the model's vector.
     """
 
     def __init__(
         self, world: World, job: Job, node: Node, recorder: Recorder, resumed: checkpoint.Manifest | None,
-        failures: dict[int, int], elements: int,
+        failures: dict[int, int], laps: tuple[Lap, ...], elements: int,
     ) -> None:  # fmt: skip
         self._world, self._job, self._recorder = world, job, recorder
         self.vector: NDArray[np.float32] = np.empty(0, np.float32)
-        self.coordinator = Coordinator(_facts(world, job, node, resumed, failures, elements), time.monotonic())
+        self.coordinator = Coordinator(_facts(world, job, node, resumed, failures, laps, elements), time.monotonic())
         self._done: list[Action] = []
         """What has happened that the round has not come to yet."""
         self._next_look = 0.0
@@ -96,6 +101,7 @@ class Scheduler:
     def plan(self) -> Plan:
         """Wait for ready ranks, draw the cohort among them, tell everyone."""
         plan = self._until(Opened).plan
+        self._world.window = plan.window
         if plan.last:
             prepare_end(self._world, plan)
         return plan
@@ -286,8 +292,9 @@ class Scheduler:
 
 
 def _facts(
-    world: World, job: Job, node: Node, resumed: checkpoint.Manifest | None, failures: dict[int, int], elements: int
-) -> Facts:
+    world: World, job: Job, node: Node, resumed: checkpoint.Manifest | None, failures: dict[int, int], laps: tuple[Lap, ...],
+    elements: int,
+) -> Facts:  # fmt: skip
     """Say what the coordinator must know of the job."""
     settings, servers = job.settings, tuple(job.layout.server_ranks)
     cohort: Cohort = plugins.load("cohort", settings.cohort)
@@ -319,4 +326,6 @@ def _facts(
         failures=failures,
         saved=Saved(resumed.round, resumed.files) if resumed else None,
         states=resumed.states if resumed else {},
+        laps=laps,
+        evaluation=sum(silo.test.examples for silo in job.data.silos) / settings.local.epochs,
     )

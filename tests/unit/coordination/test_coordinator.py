@@ -27,10 +27,12 @@ from silofold.coordination.events import (
 )  # fmt: skip
 from silofold.coordination.facts import GRACE, Facts
 from silofold.coordination.phases import Applying, Evaluating, Gathering, Reducing, Training
+from silofold.coordination.window import Lap
 from silofold.core.endings import STOPPED
 from silofold.messages import (
     Alive,
     Applied,
+    Cause,
     Evaluation,
     Moved,
     Plan,
@@ -329,3 +331,72 @@ def test_a_worker_that_never_writes_what_its_silos_keep_is_left_behind() -> None
     play(Tick(), after=6)
     end = only(play.said, Finished)
     assert (end.kind, end.suspects) == (EndKind.LOST, (4,))
+
+
+AUTO = "rounds.update_window=auto"
+
+
+def take_round(play: Played, seconds: float, *, late: bool = False) -> float:
+    """Play a round whose last report comes after so long; the last worker's never comes if it is late."""
+    play.ready(SERVER, *WORKERS)
+    number, plan = play.machine.number, play.to(2, Plan)[-1]
+    for rank in WORKERS[1:] if late else WORKERS:
+        play.evaluate(rank)
+    for rank in WORKERS[:2]:
+        play.report(rank, play.to(rank, Plan)[-1].dealt)
+    play.now += seconds
+    if late:
+        play(Tick(), plan.window + GRACE - seconds)
+    else:
+        play.report(4, play.to(4, Plan)[-1].dealt)
+    if isinstance(play.machine.phase, Reducing):
+        play(Heard(SERVER, Moved(number, 1)))
+        play(Heard(SERVER, Applied(number, 0, "x", 0.1, 0.1)))
+    window: float = plan.window
+    return window
+
+
+def test_the_window_follows_the_rounds_that_count() -> None:
+    play = Played(facts(AUTO, "rounds.count=9"))
+    assert [take_round(play, seconds) for seconds in (7.5, 9.0, 1.0, 1.0)] == [3600, 75, 90, 90]
+    closed = [one for one in play.said if isinstance(one, RoundClosed)]
+    assert [(one.last_report, one.timed_out) for one in closed] == [(7.5, False), (9, False), (1, False), (1, False)]
+
+
+def test_a_round_that_its_window_closed_makes_none_longer() -> None:
+    play = Played(facts(AUTO, "rounds.count=9", "rounds.update_ratio=0.5"))
+    assert take_round(play, 7.0) == 3600
+    assert take_round(play, 60.0, late=True) == 70
+    closed = [one for one in play.said if isinstance(one, RoundClosed)][-1]
+    assert (closed.tally.quorum_met, closed.timed_out) == (True, True)
+    assert take_round(play, 1.0) == 70
+
+
+def test_a_worker_that_cuts_its_training_short_makes_none_longer() -> None:
+    play = Played(facts(AUTO, "rounds.count=9", "rounds.update_ratio=0.5"))
+    play.ready(SERVER, *WORKERS)
+    play.report(2, (0,))
+    play.report(3, (1,))
+    short = Report(2, 30, 1, 1, 1.0, 1, 0.1, finished=False, elements=ELEMENTS, reason="out of time", cause=Cause.LATE)
+    play(Heard(4, Reports(1, 0.1, (short,))), after=3600)
+    play(Heard(SERVER, Moved(1, 1)))
+    closed = only(play(Heard(SERVER, Applied(1, 0, "x", 0.1, 0.1))), RoundClosed)
+    assert (closed.tally.quorum_met, closed.timed_out) == (True, True)
+    assert take_round(play, 1.0) == 3600
+
+
+def test_a_resumed_run_goes_by_its_record() -> None:
+    play = Played(facts(AUTO, laps=(Lap(12.0, 60, evaluated=False),), start_round=2, counted=1))
+    assert take_round(play, 1.0) == 120
+
+
+def test_a_dead_worker_and_a_late_one_are_told_apart() -> None:
+    play = Played(facts("rounds.update_ratio=0.3"))
+    play.ready(SERVER, *WORKERS)
+    play.report(2, (0,))
+    play(Died(3))
+    play(Tick(), 60 + GRACE)
+    play(Heard(SERVER, Moved(1, 1)))
+    closed = only(play(Heard(SERVER, Applied(1, 0, "x", 0.1, 0.1))), RoundClosed)
+    assert closed.dealt == {0: 2, 1: 3, 2: 4}
+    assert closed.dead == {3}

@@ -1,0 +1,110 @@
+"""Write the unit test that shows what a seed has found: the events of one coordinator, in their order."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from silofold import messages
+from silofold.config import Rounds
+from silofold.coordination import events
+from silofold.coordination.events import Tick
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from silofold.coordination.events import Event
+    from silofold.coordination.facts import Facts
+
+TEST = """\
+from silofold import topology
+from silofold.coordination import phases
+from silofold.coordination.coordinator import Coordinator
+{imports}
+from simulation.job import facts, step
+
+
+def test_seed_{seed}() -> None:
+    machine = Coordinator(
+        facts(
+            {settings},
+        ),
+        0.0,
+    )
+    for now, event in (
+{story}
+    ):
+        step(machine, event, now)
+    assert isinstance(machine.phase, phases.{phase})
+    raise AssertionError({why!r})  # in its place: what must hold instead
+"""
+
+
+def test_of(seed: int, facts: Facts, story: Iterable[tuple[Event, float]], phase: object, why: str) -> str:
+    """Write the test.
+
+    Parameters
+    ----------
+    seed
+        Of the job.
+    facts
+        What the coordinator knew of it.
+    story
+        All that it was told, and when.
+    phase
+        In which it was at last.
+    why
+        What must not be.
+    """
+    told = "\n".join(f"        ({when!r}, {code(event)})," for event, when in story)
+    return TEST.format(
+        seed=seed, settings=",\n            ".join(settings(facts)), story=told, phase=type(phase).__name__, why=why,
+        imports="\n".join(imports(told)),
+    )  # fmt: skip
+
+
+def settings(facts: Facts) -> Iterator[str]:
+    """Write the arguments of `simulation.job.facts`."""
+    rounds = {key: value for key, value in msgspec.structs.asdict(facts.rounds).items() if value != getattr(Rounds(), key)}
+    yield from (repr(f"rounds.{key}={json.dumps(value)}") for key, value in rounds.items())
+    yield f"layout=topology.{facts.layout!r}"
+    yield f"certain={facts.certain(messages.Members((), 0, 0))}"
+    yield f"hosted={dict(facts.hosted)!r}"
+    if facts.saved:
+        yield f"saved=({facts.saved.round}, {dict(facts.saved.files)!r})"
+    for key in ("nodes", "examples", "survives", "tied", "start_round", "counted", "voids"):
+        yield f"{key}={code(getattr(facts, key))}"
+
+
+def code(value: Any) -> str:
+    """Write a value as the expression that makes it."""
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, msgspec.Struct):
+        values = [getattr(value, name) for name in value.__struct_fields__]
+        return f"{type(value).__name__}({', '.join(map(code, values))})"
+    if dataclasses.is_dataclass(value):
+        values = [getattr(value, one.name) for one in dataclasses.fields(value)]
+        return f"{type(value).__name__}({', '.join(map(code, values))})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(code, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
+def imports(told: str) -> Iterator[str]:
+    """Write the imports of what a story names."""
+    words = set(re.findall(r"\b[A-Z]\w+", told))
+    for module in (events, messages):
+        if named := sorted(word for word in words if getattr(vars(module).get(word), "__module__", "") == module.__name__):
+            yield f"from {module.__name__} import {', '.join(named)}"
+
+
+def telling(event: Event, actions: Iterable[object], *, moved: bool) -> bool:
+    """Whether a test must hear of an event: time that passes changes nothing by itself."""
+    beats = all(isinstance(one, events.Send) and isinstance(one.message, messages.Alive) for one in actions)
+    return moved or not beats or not isinstance(event, Tick)
