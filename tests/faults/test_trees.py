@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -262,6 +263,16 @@ def _value(value: str) -> Callable[[str], str]:
     return change
 
 
+def _x(value: str) -> Callable[[str], str]:
+    """Put a value in place of the first list of pictures."""
+    return lambda text: re.sub(r'"x": \[\[.*?\]\]', f'"x": {value}', text, count=1)
+
+
+def _more(text: str) -> str:
+    start, end = text.index("[["), text.index("]]")
+    return f"{text[: end + 1]}, {text[start + 1 : end + 1]}{text[end + 1 :]}"
+
+
 def _as(users: dict[str, int]) -> Callable[[str], str]:
     return lambda text: json.dumps(shard(users)) if text else text
 
@@ -274,6 +285,12 @@ SHARDS: dict[str, tuple[Callable[[str], str], tuple[str, ...]]] = {
     "nan": (_value("NaN"), ("JSON",)),
     "infinity": (_value("Infinity"), ("JSON",)),
     "1e400": (_value("1e400"), ("user a", "out of range")),
+    "1e308": (_value("1e308"), ("user a", "found 1e+308, expected u8/255")),
+    "a text of pictures": (_x('"' + "[0.5]," * 700 + '"'), ("user a", "no list of pictures")),
+    "a number": (_x("5"), ("user a", "fewer pictures than")),
+    "lists in lists": (_x("[[[0.5" + " " * 4000 + "]]]"), ("user a", "Expected `float`, got `array`")),
+    "a picture without end": (_x("[[0.5" + " " * 10**6 + "]]"), ("user a", "picture 0: found 524288 bytes and more")),
+    "a picture too many": (_more, ("user a", "found more pictures than 2 labels")),
     "negative": (_value("-0.5"), ("user a", "found -0.5, expected u8/255")),
     "too large": (_value("255.0"), ("user a", "found 255.0, expected u8/255")),
     "text": (_value('"0"'), ("user a", "Expected `float`, got `str`")),
