@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 import console
+from leftovers import names_a_folder
 from silofold.core import guarded
 from silofold.data import space
 from silofold.data.silo import SPLITS, SplitName
@@ -219,11 +220,11 @@ def _address(part: bytes | msgspec.Raw) -> int:
 
 
 def _check_user(path: Path, user: str, labels: list[int], size: int) -> None:
-    if not user or user[0] == "." or "/" in user or "\0" in user or len(user.encode()) > _NAME_BYTES:
+    if not names_a_folder(user) or len(user.encode()) > _NAME_BYTES:
         raise SchemaError(
             "leaf-user",
             f"{path}: found user {user[:50]!r}, expected a name that can name a folder: at most {_NAME_BYTES} bytes, no /, "
-            "no dot in front",
+            "no dot in front, none that a system uses",
         )
     if len(labels) != size:
         raise SchemaError("leaf-shard", f"{path}: user {user}: found {len(labels)} labels, expected {size} (num_samples)")

@@ -218,6 +218,46 @@ def test_hostile_json_is_one_kind_of_fault(folder: Path, text: bytes) -> None:
     assert len(silo.folder_faults(folder)) == 1
 
 
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_another_encoding_is_told(folder: Path, codec: str) -> None:
+    manifest = silo.read_manifest(folder)
+    reseal(folder, source="of the clinic in Z\u00fcrich")
+    text = (folder / silo.MANIFEST).read_text("utf-8")
+    (folder / silo.MANIFEST).write_bytes(text.encode(codec))
+    if codec == "utf-8-sig":
+        assert silo.read_manifest(folder) == replace(manifest, source="of the clinic in Z\u00fcrich")
+        return
+    with pytest.raises(SchemaError) as caught:
+        silo.read_manifest(folder)
+    place = f"byte 0xfc at position {text.index(chr(0xFC))} (line {text[: text.index(chr(0xFC))].count(chr(10)) + 1})"
+    assert (place if codec == "latin-1" else "found UTF-16 or UTF-32, expected JSON in UTF-8") in str(caught.value)
+    assert silo.folder_faults(folder) == [str(caught.value)]
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("padding", ["nul", "spaces", "ended"])
+@pytest.mark.parametrize("charset", ["ascii", "utf-8"])
+def test_texts_may_have_a_fixed_length(folder: Path, padding: str, charset: str, *, library: bool) -> None:
+    """As np.bytes_ writes them, and programs of Fortran and MATLAB."""
+    with h5py.File(folder / FIRST, "r+", libver="latest" if library else "earliest") as file:
+        for name in ("name", "interpolation", "source", "classes", "writers", "train_sha256"):
+            text = file.attrs[name].encode()
+            kind = h5py.h5t.C_S1.copy()
+            kind.set_size(len(text) + 3)
+            kind.set_cset(h5py.h5t.CSET_ASCII if charset == "ascii" else h5py.h5t.CSET_UTF8)
+            pads = {"nul": h5py.h5t.STR_NULLPAD, "spaces": h5py.h5t.STR_SPACEPAD, "ended": h5py.h5t.STR_NULLTERM}
+            kind.set_strpad(pads[padding])
+            del file.attrs[name]
+            made = h5py.h5a.create(file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
+            filled = text.ljust(len(text) + 3, b" " if padding == "spaces" else b"\0")
+            made.write(np.array(filled, f"S{len(filled)}"), kind)
+    assert len(read(folder).labels) == 20
+    with h5py.File(folder / FIRST, "r+") as file:
+        file.attrs["name"] = np.bytes_("another")
+    with pytest.raises(SchemaError, match="attribute name: found another, expected"):
+        read(folder)
+
+
 # --- the process that looks ------------------------------------------------------------------------------------------
 
 READY = "import os, signal, sys, time\nprint('{}', flush=True)\nsys.stdin.readline()\n"
