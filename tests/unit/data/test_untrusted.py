@@ -40,6 +40,13 @@ def read(folder: Path, number: int = 0, split: silo.SplitName = "train") -> silo
     return silo.read_split(folder, manifest.silos[number], split, manifest)
 
 
+def written_otherwise(folder: Path) -> None:
+    """Make the files such that our plain reader does not understand them, and HDF5's library does."""
+    for path in folder.glob("*.h5"):
+        with path.open("ab") as file:
+            file.write(b"\0")
+
+
 def reseal(folder: Path, **fields: Any) -> None:
     """Say something else of the folder, with the digest that belongs to it."""
     manifest = replace(silo.read_manifest(folder), **fields)
@@ -278,6 +285,7 @@ READY = "import os, signal, sys, time\nprint('{}', flush=True)\nsys.stdin.readli
 def test_a_process_that_looks_may_die_hang_or_lie(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, message: str
 ) -> None:
+    written_otherwise(folder)
     (tmp_path / "look.py").write_text(program)
     monkeypatch.setattr(inspection, "look", SimpleNamespace(__file__=str(tmp_path / "look.py")))
     monkeypatch.setattr(inspection, "FILE_SECONDS", 2.0)
@@ -298,6 +306,7 @@ print(len(silo.read_split(folder, manifest.silos[0], "train", manifest).labels))
 
 
 def test_variables_of_hdf5_do_not_reach_it(folder: Path) -> None:
+    written_otherwise(folder)
     hostile = {"VOL_CONNECTOR": "none", "PLUGIN_PATH": "/nowhere", "USE_FILE_LOCKING": "TRUE", "DRIVER": "x"}
     environment = os.environ | {f"HDF5_{name}": value for name, value in hostile.items()}
     command = [sys.executable, "-c", READ, str(folder)]
@@ -319,7 +328,14 @@ def _read_anew(folder: Path, run: Path | None = None) -> int:
     return sum(len(reader.read(info, split).labels) for info in manifest.silos for split in silo.SPLITS)
 
 
+def test_a_file_of_our_writer_needs_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection.Inspector, "_start", _no_process)
+    assert _read_anew(folder) == 20 + 12 + 10 + 11
+    assert silo.folder_faults(folder) == []
+
+
 def test_a_file_that_was_seen_needs_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written_otherwise(folder)
     before = sorted(folder.iterdir())
     assert _read_anew(folder) == 20 + 12 + 10 + 11
     assert sorted(folder.iterdir()) == before
@@ -360,6 +376,7 @@ def test_no_cache_folder_is_needed(folder: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", place)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.chdir(tmp_path)
+    written_otherwise(folder)
     assert _read_anew(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["silos"]
     (tmp_path / "run").mkdir()
