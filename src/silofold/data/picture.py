@@ -24,7 +24,7 @@ from PIL import (
 )
 
 from silofold.core import console, guarded
-from silofold.data import picture_file, picture_refusals
+from silofold.data import picture_file, picture_jpeg, picture_refusals
 from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -100,8 +100,10 @@ def load(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
                     image.load()
                 _check_palette(image)
                 return pixels(image, shape)  # Pillow turns TIFF by itself
+            longer = _longer(image)
             image.load()
             _check_palette(image)
+            _check_end(image, longer)
             return pixels(image, shape, _turn(image))
     except picture_refusals.DeepError as fault:
         raise SchemaError("picture-depth", f"{path}: {fault}") from fault
@@ -164,7 +166,7 @@ def _muted() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _opened(path: str | Path) -> Image.Image:
+def _opened(path: str | Path) -> ImageFile:
     """Open a picture file of which every byte is read, and refuse what is not to be decoded."""
     data = guarded.read(path, MOST_BYTES)
     kind = picture_file.check(data)
@@ -182,6 +184,26 @@ def _opened(path: str | Path) -> Image.Image:
             f"found pixels of mode {image.mode}, expected gray, RGB, CMYK or a palette of 8 bits a channel"
         )
     return image
+
+
+def _longer(image: ImageFile) -> bytes | None:
+    """Decode a JPEG with more bits than it has, and return its last rows; ahead of itself, for the sake of memory."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or not isinstance(image.fp, io.BytesIO):
+        return None
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(picture_jpeg.lengthened(image.fp.getvalue()))) as other:
+        other.load()
+        return _end(other)
+
+
+def _check_end(image: Image.Image, longer: bytes | None) -> None:
+    """Refuse a JPEG that is another picture when it has more bits: it lacks some, and the decoder made them up."""
+    if longer is not None and longer != _end(image):
+        raise guarded.UnfitError(picture_refusals.CUT)
+
+
+def _end(image: Image.Image) -> bytes:
+    """Return the last rows, which are wrong wherever bits are missing: those of one block, of the largest that there are."""
+    return image.crop((0, max(0, image.height - 32), image.width, image.height)).tobytes()
 
 
 def _check_palette(image: Image.Image) -> None:

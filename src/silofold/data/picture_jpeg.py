@@ -23,6 +23,8 @@ _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SCAN, _END, _APP2, _DNL = 0xDA, 0xD9, 0xE2, 0xDC
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """What ends the bits of a scan: neither a byte of them nor a restart."""
+_OTHER_BITS: Final = bytes.fromhex("6b359ac553ac1771") * 8
+_PIXELS_A_PIECE: Final = 1024
 _ENTRIES: Final = 0xB002
 """Tag of a multi-picture file: what is known of each picture, 16 bytes."""
 _SET: Final = 0x02
@@ -53,6 +55,17 @@ def check(data: bytes) -> None:
         _others(data, head)
 
 
+def lengthened(data: bytes) -> bytes:
+    """Put other bits behind those of the last scan: a decoder that gives another picture then lacked some, and made them up.
+
+    Where all bits are there it passes over these.
+    """
+    head = _head(data, 0)
+    height, width = struct.unpack(">HH", head.frame[1][1:5])
+    bits = _OTHER_BITS * (1 + height * width // _PIXELS_A_PIECE)
+    return b"".join((memoryview(data)[: _scans(data, head)], bits, b"\xff\xd9"))
+
+
 def _head(data: bytes, begin: int) -> _Head:
     """Walk the segments up to the first scan."""
     at, frame, index = begin + 2, (0, b""), 0
@@ -76,8 +89,8 @@ def _head(data: bytes, begin: int) -> _Head:
     raise UnfitError(f"found more than {_MOST_SEGMENTS} segments, expected at most that")
 
 
-def _scans(data: bytes, head: _Head) -> None:
-    """Walk the scans up to the end of the picture, and look whether they bring all that the frame tells of."""
+def _scans(data: bytes, head: _Head) -> int:
+    """Walk the scans up to the end of the picture, which is returned, and look whether they bring all of the frame."""
     marker, frame = head.frame
     if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
         raise UnfitError("found no frame ahead of the first scan, expected one")
@@ -97,6 +110,7 @@ def _scans(data: bytes, head: _Head) -> None:
         at = found.start()
     if missing:
         raise UnfitError(f"found {scans} scans that do not bring all of the picture: it was cut short")
+    return at
 
 
 def _brought(scan: bytes, *, progressive: bool) -> set[tuple[int, int]]:

@@ -188,6 +188,12 @@ FILLED_IN = {
     "png: of Apple's own": pictures.of_parts((b"CgBI", bytes(4)), *PNG),
     "png: a chunk that nobody knows": pictures.of_parts(PNG[0], (b"ABCD", b""), *PNG[1:]),
     "gif: no table of colours": SAMPLES["gif"][:10] + b"\0" + SAMPLES["gif"][11:13] + SAMPLES["gif"][13 + 48 :],
+    **{
+        f"{name}: {cut} bytes missing ahead of the end": SAMPLES[name][: -cut - 2] + b"\xff\xd9"
+        for name in ("jpg", "progressive.jpg", "cmyk.jpg")
+        for cut in (10, 20, 100)
+    },
+    "jpeg: no bits": SAMPLES["jpg"][: SAMPLES["jpg"].find(b"\xff\xda") + 14] + b"\xff\xd9",
     "jpeg: first scan": _scans(1),
     "jpeg: all scans but the last": _scans(-1),
     "bmp: colours missing": SAMPLES["palette.bmp"][:46] + struct.pack("<I", 2) + SAMPLES["palette.bmp"][50:],
