@@ -67,3 +67,41 @@ def png(width: int, height: int, depth: int = 8, colour: int = 0, between: bytes
     """A PNG by its parts; pixels are compressed here."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + between + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def parts(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and body of each chunk of a PNG."""
+    found, at = [], 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        found.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
+        at += 12 + size
+    return found
+
+
+def of_parts(*found: tuple[bytes, bytes]) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in found)
+
+
+def multi_picture(kinds: tuple[int, ...], sizes: tuple[tuple[int, int], ...]) -> bytes:
+    """A JPEG with other pictures behind the first, of these types of the multi-picture format."""
+    first, *others = (scene(seed, size=size) for seed, size in enumerate(sizes))
+    data = bytearray(saved(first, "mpo", save_all=True, append_images=others))
+    index = data.find(b"MPF\0") + 4
+    (offset,) = struct.unpack_from("<I", data, data.find(b"\x02\xb0", index) + 8)
+    for number, kind in enumerate(kinds):
+        struct.pack_into("<I", data, index + offset + 16 * number, kind)
+    return bytes(data)
+
+
+def tiff_with(data: bytes, tag: int, value: int) -> bytes:
+    """A TIFF of Pillow's, little-endian, with another value of a tag; without the tag if the value is negative."""
+    found = bytearray(data)
+    (start,) = struct.unpack_from("<I", found, 4)
+    (number,) = struct.unpack_from("<H", found, start)
+    place = next(at for at in range(start + 2, start + 2 + 12 * number, 12) if found[at : at + 2] == struct.pack("<H", tag))
+    if value < 0:
+        del found[place : place + 12]
+        return bytes(found[:start] + struct.pack("<H", number - 1) + found[start + 2 :])
+    struct.pack_into("<HII", found, place + 2, 4, 1, value)
+    return bytes(found)

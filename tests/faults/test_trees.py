@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,10 @@ TREES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a picture beside train": (lambda tree: shutil.copy(tree / PLACE, tree / "ada" / "1.JPG"), ("ada", "1.JPG")),
     "a picture beside writers": (lambda tree: shutil.copy(tree / PLACE, tree / "1.png"), ("1.png", "only folders")),
     "hidden writer": (_rename("ada", ".ada"), (".ada", "hidden")),
+    "hidden class": (_rename("ada/train/0", "ada/train/.0"), ("ada/train/.0", "hidden")),
+    "a writer of a system's name": (_rename("ada", "__MACOSX"), ("__MACOSX", "rename or move it away")),
+    "a class of a system's name": (_rename("ada/train/0", "ada/train/lost+found"), ("lost+found", "rename or move it away")),
+    "a file among classes": (lambda tree: (tree / "ada/train/notes.txt").touch(), ("notes.txt", "only class folders")),
     "a link to itself": (_linked("loop", "ada/train/loop"), ("ada/train/loop",)),
     "a class folder that is its parent": (_linked(".", "ada/train/1/x"), ("ada/train/1/x", "regular file")),
     "more classes than a file can hold": (
@@ -232,6 +237,40 @@ def test_combine_json_is_guarded(tree: Path, tmp_path: Path, text: bytes) -> Non
     refused(tool("pack", tmp_path / "merged", tmp_path / "out"), str(path))
 
 
+LEFT = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", ".Trash-1000", ".ipynb_checkpoints")
+FILES = (".DS_Store", "._0.png", "._ada", "Thumbs.db", "thumbs.db", "desktop.ini", "ehthumbs.db", "Icon\r", ".directory")
+
+
+def _leave_behind(root: Path) -> None:
+    """Put everywhere what archives, desktops and file servers leave."""
+    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+        for name in FILES:
+            (folder / name).write_bytes(b"\0\5\x16\7")
+        for name in LEFT:
+            (folder / name).mkdir()
+    mirror = root / "__MACOSX"
+    for path in [path for path in root.rglob("*.png") if not path.name.startswith(".")]:
+        beside = mirror / path.relative_to(root).parent
+        beside.mkdir(parents=True, exist_ok=True)
+        (beside / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+        thumbnail = path.parent / "@eaDir" / path.name / "SYNOPHOTO_THUMB_M.jpg"
+        thumbnail.parent.mkdir()
+        thumbnail.write_bytes(pictures.saved(pictures.scene(), "jpeg"))
+
+
+def test_what_archives_and_desktops_leave_is_left_out(tree: Path, tmp_path: Path) -> None:
+    assert tool("pack", tree, tmp_path / "clean", "--classes", "auto").returncode == 0
+    _leave_behind(tree)
+    result = tool("pack", tree, tmp_path / "out", "--classes", "auto")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert silo.read_manifest(tmp_path / "out") == silo.read_manifest(tmp_path / "clean")
+    assert tool("combine", tree, tmp_path / "merged", "--silos", 1).returncode == 0
+    names = {path.name for path in (tmp_path / "merged").rglob("*") if path.is_file()}
+    assert not [name for name in names if not name.startswith(("ada_", "ben_", "combine"))]
+    _leave_behind(tmp_path / "merged")
+    assert tool("pack", tmp_path / "merged", tmp_path / "again", "--classes", "auto").returncode == 0
+
+
 # ------------------------------------------------------------------------------------------------------------ LEAF shards
 
 
@@ -262,6 +301,16 @@ def _value(value: str) -> Callable[[str], str]:
     return change
 
 
+def _x(value: str) -> Callable[[str], str]:
+    """Put a value in place of the first list of pictures."""
+    return lambda text: re.sub(r'"x": \[\[.*?\]\]', f'"x": {value}', text, count=1)
+
+
+def _more(text: str) -> str:
+    start, end = text.index("[["), text.index("]]")
+    return f"{text[: end + 1]}, {text[start + 1 : end + 1]}{text[end + 1 :]}"
+
+
 def _as(users: dict[str, int]) -> Callable[[str], str]:
     return lambda text: json.dumps(shard(users)) if text else text
 
@@ -274,6 +323,12 @@ SHARDS: dict[str, tuple[Callable[[str], str], tuple[str, ...]]] = {
     "nan": (_value("NaN"), ("JSON",)),
     "infinity": (_value("Infinity"), ("JSON",)),
     "1e400": (_value("1e400"), ("user a", "out of range")),
+    "1e308": (_value("1e308"), ("user a", "found 1e+308, expected u8/255")),
+    "a text of pictures": (_x('"' + "[0.5]," * 700 + '"'), ("user a", "no list of pictures")),
+    "a number": (_x("5"), ("user a", "fewer pictures than")),
+    "lists in lists": (_x("[[[0.5" + " " * 4000 + "]]]"), ("user a", "Expected `float`, got `array`")),
+    "a picture without end": (_x("[[0.5" + " " * 10**6 + "]]"), ("user a", "picture 0: found 524288 bytes and more")),
+    "a picture too many": (_more, ("user a", "found more pictures than 2 labels")),
     "negative": (_value("-0.5"), ("user a", "found -0.5, expected u8/255")),
     "too large": (_value("255.0"), ("user a", "found 255.0, expected u8/255")),
     "text": (_value('"0"'), ("user a", "Expected `float`, got `str`")),
@@ -289,6 +344,7 @@ SHARDS: dict[str, tuple[Callable[[str], str], tuple[str, ...]]] = {
         ("each user once",),
     ),
     "hidden user": (_as({".x": 1, "b": 1}), ("user '.x'", "no dot in front")),
+    "user of a system's name": (_as({"__MACOSX": 1, "b": 1}), ("user '__MACOSX'", "none that a system uses")),
     "long name": (_as({"n" * 250: 1, "b": 1}), ("nnn", "at most 200 bytes")),
     "no user": (_as({}), ("found no user",)),
     "empty user": (_as({"a": 1, "b": 1, "c": 0}), ("user c", "found no picture in any shard")),
@@ -312,7 +368,9 @@ def test_a_user_may_lack_pictures_in_one_split(leaf: Path, tmp_path: Path) -> No
     assert [info.test.examples for info in silo.read_manifest(tmp_path / "silos").silos] == [1, 0]
 
 
-def test_hidden_files_beside_a_shard_are_left_out(leaf: Path, tmp_path: Path) -> None:
+def test_what_archives_leave_beside_shards_is_left_out(leaf: Path, tmp_path: Path) -> None:
+    _leave_behind(leaf)
+    (leaf / "__MACOSX" / "train").mkdir()
     (leaf / "train" / "._all_data_0.json").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
     assert tool("leaf", leaf, tmp_path / "tree").returncode == 0
     assert tool("pack", leaf, tmp_path / "silos").returncode == 0

@@ -6,6 +6,7 @@ names, and decoded only if it nests no deeper than `DEPTH`. This module knows no
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from typing import TYPE_CHECKING, TypeVar
@@ -81,19 +82,35 @@ def _handle(path: str | Path) -> tuple[int, int]:
 
 
 def decode(text: bytes, kind: type[T]) -> T:
-    """Decode JSON of a type.
+    """Decode JSON of a type; a byte order mark of UTF-8 in front of it is passed over.
 
     Raises
     ------
     UnfitError
         It is no UTF-8, no JSON, nested too deeply, or of another type; numbers that are not finite are no JSON.
     """
+    text = text.removeprefix(codecs.BOM_UTF8)
+    if text[:2] in _WIDE:
+        raise UnfitError("found UTF-16 or UTF-32, expected JSON in UTF-8; save it as that")
     if depth(text) > DEPTH:
         raise UnfitError(f"found brackets nested more than {DEPTH} deep")
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as fault:
-        raise UnfitError(str(fault)) from None
+        raise UnfitError(_no_text(text) or str(fault)) from None
+
+
+def _no_text(text: bytes) -> str:
+    """Tell the first byte that is no UTF-8, if there is one: the parser counts from the start of a string."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as fault:
+        line = text.count(b"\n", 0, fault.start) + 1
+        return (
+            f"found the byte 0x{text[fault.start]:02x} at position {fault.start} (line {line}), which is no UTF-8: "
+            "another encoding, or damage; save it as UTF-8"
+        )
+    return ""
 
 
 def depth(text: bytes) -> int:
@@ -121,4 +138,5 @@ def _depth_of_many(brackets: bytes) -> int:
 
 
 _MANY = 2**16
+_WIDE = {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"{\0", b"\0{", b"[\0", b"\0[", b"\0\0"}
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))

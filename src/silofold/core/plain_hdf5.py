@@ -1,9 +1,9 @@
 """The part of HDF5 that our own files are made of, read without HDF5's library: hostile bytes can neither crash nor hang it.
 
 What h5py writes by default (superblock 0, groups as symbol tables) and what our writers use of it: contiguous datasets of
-little-endian numbers in groups, and attributes of the root that are integers or texts. Everything else (chunks, filters,
-external files, links, other types) is refused. No offset is believed: each is compared with the size of the file, nothing is
-visited twice, and what is read beside the arrays is bounded. This module knows nothing of runs and silos.
+little-endian numbers in groups, and attributes of the root that are integers, lists of them or texts. Everything else
+(chunks, filters, external files, links, other types) is refused. No offset is believed: each is compared with the size of
+the file, nothing is visited twice, and what is read beside the arrays is bounded. This module knows nothing of runs.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def _types() -> dict[bytes, np.dtype[Any]]:
 _TYPES: Final = _types()
 _TEXT: Final = 0x19
 """First byte of the type of a text of any length."""
+_FIXED: Final = 0x13
+"""First byte of the type of a text of a fixed length, whose second one tells how it is filled up."""
+_SPACES: Final = 2
 
 
 class Array(NamedTuple):
@@ -82,7 +85,7 @@ class File:
     arrays
         By name, ``group/dataset``.
     attributes
-        Of the root: integers and texts.
+        Of the root: integers, lists of them, and texts.
 
     Raises
     ------
@@ -98,7 +101,7 @@ class File:
         self._seen: set[int] = set()
         self._left, self._arrays = MOST_BYTES, 0
         self.arrays: dict[str, Array] = {}
-        self.attributes: dict[str, int | str] = {}
+        self.attributes: dict[str, int | str | list[int]] = {}
         try:
             self._read_root()
         except BaseException:
@@ -262,17 +265,23 @@ class File:
             parts.append(body[at : at + size])
             at += (size + 7) // 8 * 8
         name, kind, space = parts
-        if _shape(space):
-            _refuse("found an attribute of several values")
+        self.attributes[_decoded(name.rstrip(b"\0"))] = self._value(kind, _shape(space), body[at:])
+
+    def _value(self, kind: bytes, shape: tuple[int, ...], data: bytes) -> int | str | list[int]:
+        """Read the value of an attribute, or the values of a list."""
         dtype = next((found for form, found in _TYPES.items() if kind.startswith(form) and found.kind in "iu"), None)
-        value: int | str
-        if dtype is not None:
-            value = int.from_bytes(body[at : at + dtype.itemsize], "little", signed=dtype.kind == "i")
-        elif kind[:1] == bytes([_TEXT]):
-            value = self._text(body[at : at + 16])
-        else:
-            _refuse("found an attribute that is neither an integer nor a text")
-        self.attributes[_decoded(name.rstrip(b"\0"))] = value
+        if dtype is not None and len(shape) <= 1:
+            size = math.prod(shape) * dtype.itemsize
+            if len(data) < size:
+                _refuse("found an attribute that is cut short")
+            found: int | list[int] = np.frombuffer(data[:size], dtype).reshape(shape).tolist()
+            return found
+        if shape or kind[:1] not in {bytes([_TEXT]), bytes([_FIXED])} or len(kind) < 8:
+            _refuse("found an attribute that is neither an integer, nor a list of some, nor a text")
+        if kind[0] == _TEXT:
+            return self._text(data[:16])
+        text = data[: struct.unpack_from("<I", kind, 4)[0]].split(b"\0")[0]
+        return _decoded(text.rstrip(b" ") if kind[1] & 15 == _SPACES else text)
 
     def _text(self, reference: bytes) -> str:
         """Read a text out of a global heap."""

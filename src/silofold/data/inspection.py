@@ -1,7 +1,8 @@
-"""Looking at silo files by a process of its own: what HDF5's library makes of hostile bytes stays there.
+"""Looking at silo files: by our plain reader where it understands them, else by a process with HDF5's library.
 
-The process is started by exec, never forked after MPI or torch, has a deadline, and is ended by SIGKILL. What it tells is
-checked like any other text from elsewhere, and says at most where in the file bytes lie: who reads checks their digest.
+What that library makes of hostile bytes stays in the process. It is started by exec, never forked after MPI or torch, has a
+deadline, and is ended by SIGKILL. What it tells is checked like any other text from elsewhere, and says at most where in the
+file bytes lie: who reads checks their digest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from silofold.core import guarded
+from silofold.core import guarded, plain_hdf5
 from silofold.data import look
 from silofold.errors import SchemaError
 
@@ -75,7 +76,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Inspector:
-    """The process that looks at files: started when it is needed, and anew after a file that ended it.
+    """Who looks at files. Its process is started when a file needs it, and anew after one that ended it.
 
     Parameters
     ----------
@@ -97,13 +98,16 @@ class Inspector:
         self._end()
 
     def look(self, path: Path, size: int) -> Facts:
-        """Tell what a regular file of so many bytes holds.
+        """Tell what a regular file of so many bytes holds; a file as `write_silo` makes it needs no process.
 
         Raises
         ------
         SchemaError
             No process can be started.
         """
+        plain = _plainly(path)
+        if plain is not None:
+            return plain
         process = self._process or self._start()
         request = json.dumps([os.fsencode(path).decode("latin-1"), size]).encode() + b"\n"
         with contextlib.suppress(OSError):  # it is gone: no answer says so
@@ -163,6 +167,18 @@ class Inspector:
         if code is None or code == -signal.SIGPROF:
             return "HDF5's library comes to no end with it"
         return f"it ends HDF5's library by {_signal(-code)}" if code < 0 else f"it ends HDF5's library with code {code}"
+
+
+def _plainly(path: Path) -> Facts | None:
+    """Tell what a file holds without HDF5's library; none where it is not spelled as our writer spells files."""
+    try:
+        with plain_hdf5.File(path) as file:
+            datasets = {
+                name: Dataset("", str(found.dtype), found.shape, found.offset or None) for name, found in file.arrays.items()
+            }
+            return Facts({**file.attributes}, datasets)
+    except (OSError, guarded.UnfitError):
+        return None
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

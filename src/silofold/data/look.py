@@ -35,7 +35,7 @@ def attribute(h5py: Any, root: Any, name: str) -> Any:
     found = h5py.h5a.open(root, name.encode())
     dtype, shape = found.dtype, found.shape
     words = h5py.check_string_dtype(dtype)
-    text = words is not None and words.length is None and shape == ()
+    text = words is not None and shape == ()
     if not text and (dtype.kind not in "iu" or len(shape) > 1):
         return {"other": f"{dtype} of shape {shape}"}
     import numpy as np  # noqa: PLC0415  (found only when the process has been told where)
@@ -45,7 +45,12 @@ def attribute(h5py: Any, root: Any, name: str) -> Any:
     if not text:
         return values.tolist()
     value = values.item()
-    return value.decode() if isinstance(value, bytes) else {"other": "no text"}
+    if not isinstance(value, bytes):
+        return {"other": "no text"}
+    if words.length is not None:
+        spaces = found.get_type().get_strpad() == h5py.h5t.STR_SPACEPAD
+        value = value.split(b"\0")[0].rstrip(b" " if spaces else b"\0")
+    return value.decode()
 
 
 def members(h5py: Any, group: Any, names: tuple[str, ...], kind: type) -> Iterator[tuple[str, Any]]:

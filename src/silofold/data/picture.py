@@ -24,7 +24,7 @@ from PIL import (
 )
 
 from silofold.core import console, guarded
-from silofold.data import picture_file
+from silofold.data import picture_file, picture_jpeg, picture_refusals
 from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else what Pillow logs goes to standard error
 MOST_BYTES: Final = 128 * guarded.MIB
-MOST_PIXELS: Final = 25_000_000
-"""A decoded picture takes 4 bytes a pixel."""
 FEWER_PIXELS: Final = 12_500_000
 """Of progressive JPEG the coefficients are held too, and CMYK beside its colours: 8 to 12 bytes a pixel."""
 _EIGHT_BIT: Final = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
@@ -46,7 +44,7 @@ _ORIENTATION: Final = 274
 _OPENERS: Final[dict[str, Callable[[io.BytesIO], ImageFile]]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "JPEG": JpegImagePlugin.jpeg_factory,
+    "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
@@ -100,10 +98,14 @@ def load(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
             if image.format == "TIFF":
                 with _muted():
                     image.load()
+                _check_palette(image)
                 return pixels(image, shape)  # Pillow turns TIFF by itself
+            longer = _longer(image)
             image.load()
+            _check_palette(image)
+            _check_end(image, longer)
             return pixels(image, shape, _turn(image))
-    except picture_file.DeepError as fault:
+    except picture_refusals.DeepError as fault:
         raise SchemaError("picture-depth", f"{path}: {fault}") from fault
     except Exception as error:  # decoders raise whatever hostile bytes lead them to: KeyError, struct.error, MemoryError …
         raise SchemaError("picture-read", f"{path}: not a readable picture: {_reason(error)}") from error
@@ -164,24 +166,53 @@ def _muted() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _opened(path: str | Path) -> Image.Image:
+def _opened(path: str | Path) -> ImageFile:
     """Open a picture file of which every byte is read, and refuse what is not to be decoded."""
     data = guarded.read(path, MOST_BYTES)
     kind = picture_file.check(data)
     image = _OPENERS[kind](io.BytesIO(data))
     costly = image.mode == "CMYK" or "progressive" in image.info
-    picture_file.bounded(*image.size, FEWER_PIXELS if costly else MOST_PIXELS)
-    if kind in {"TIFF", "WEBP", "JPEG"} and getattr(image, "is_animated", False):
-        raise picture_file.several(str(image.format))
+    picture_refusals.bounded(*image.size, FEWER_PIXELS if costly else picture_refusals.MOST_PIXELS)
+    if kind in {"TIFF", "WEBP"} and getattr(image, "is_animated", False):
+        raise picture_refusals.several(str(image.format))
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
         if bits > 8:
-            raise picture_file.deep(bits)
+            raise picture_refusals.deep(bits)
     if image.mode not in _EIGHT_BIT:
         raise guarded.UnfitError(
             f"found pixels of mode {image.mode}, expected gray, RGB, CMYK or a palette of 8 bits a channel"
         )
     return image
+
+
+def _longer(image: ImageFile) -> bytes | None:
+    """Decode a JPEG with more bits than it has, and return its last rows; ahead of itself, for the sake of memory."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or not isinstance(image.fp, io.BytesIO):
+        return None
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(picture_jpeg.lengthened(image.fp.getvalue()))) as other:
+        other.load()
+        return _end(other)
+
+
+def _check_end(image: Image.Image, longer: bytes | None) -> None:
+    """Refuse a JPEG that is another picture when it has more bits: it lacks some, and the decoder made them up."""
+    if longer is not None and longer != _end(image):
+        raise guarded.UnfitError(picture_refusals.CUT)
+
+
+def _end(image: Image.Image) -> bytes:
+    """Return the last rows, which are wrong wherever bits are missing: those of one block, of the largest that there are."""
+    return image.crop((0, max(0, image.height - 32), image.width, image.height)).tobytes()
+
+
+def _check_palette(image: Image.Image) -> None:
+    """Refuse pixels of colours that the palette does not have: the decoder would make them black."""
+    colours = len(image.getpalette() or ()) // 3 if image.mode in {"P", "PA"} else 256
+    if colours < 256:
+        most = image.getchannel(0).getextrema()[1]
+        if isinstance(most, float | int) and most >= colours:
+            raise guarded.UnfitError(f"found a pixel of colour {most}, expected less than the {colours} of its palette")
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -19,6 +19,9 @@ TYPES = ["<f4", "<f8", *(f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4,
 SHAPES: list[tuple[int, ...]] = [(), (1,), (7,), (0,), (3, 2), (2, 0, 4), (5, 4, 3, 2)]
 
 
+ATTRIBUTES = {"schema": 1, "minus": -5, "text": "é" * 999, "empty": "", "list": [3, -4, 5], "nothing": [0]}
+
+
 def write(path: Path) -> dict[str, np.ndarray]:
     """Write arrays of every type and shape, in groups of many, and attributes, as h5py does by default."""
     rng = np.random.default_rng(1)
@@ -29,8 +32,9 @@ def write(path: Path) -> dict[str, np.ndarray]:
         for index, shape in enumerate(SHAPES)
     }
     with h5py.File(path, "w") as file:
-        for name, value in (("schema", 1), ("minus", -5), ("text", "é" * 999), ("empty", "")):
+        for name, value in ATTRIBUTES.items():
             file.attrs[name] = value
+        file.attrs["fixed"] = np.bytes_("text")
         for name, array in arrays.items():
             file.create_dataset(name, data=array, track_times=False)
     return arrays
@@ -39,7 +43,7 @@ def write(path: Path) -> dict[str, np.ndarray]:
 def test_what_h5py_writes_is_read(tmp_path: Path) -> None:
     arrays = write(tmp_path / "a.h5")
     with plain_hdf5.File(tmp_path / "a.h5") as file:
-        assert file.attributes == {"schema": 1, "minus": -5, "text": "é" * 999, "empty": ""}
+        assert file.attributes == {**ATTRIBUTES, "fixed": "text"}
         assert set(file.arrays) == set(arrays)
         for name, array in arrays.items():
             found = file.read(name)

@@ -40,6 +40,13 @@ def read(folder: Path, number: int = 0, split: silo.SplitName = "train") -> silo
     return silo.read_split(folder, manifest.silos[number], split, manifest)
 
 
+def written_otherwise(folder: Path) -> None:
+    """Make the files such that our plain reader does not understand them, and HDF5's library does."""
+    for path in folder.glob("*.h5"):
+        with path.open("ab") as file:
+            file.write(b"\0")
+
+
 def reseal(folder: Path, **fields: Any) -> None:
     """Say something else of the folder, with the digest that belongs to it."""
     manifest = replace(silo.read_manifest(folder), **fields)
@@ -218,6 +225,46 @@ def test_hostile_json_is_one_kind_of_fault(folder: Path, text: bytes) -> None:
     assert len(silo.folder_faults(folder)) == 1
 
 
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_another_encoding_is_told(folder: Path, codec: str) -> None:
+    manifest = silo.read_manifest(folder)
+    reseal(folder, source="of the clinic in Z\u00fcrich")
+    text = (folder / silo.MANIFEST).read_text("utf-8")
+    (folder / silo.MANIFEST).write_bytes(text.encode(codec))
+    if codec == "utf-8-sig":
+        assert silo.read_manifest(folder) == replace(manifest, source="of the clinic in Z\u00fcrich")
+        return
+    with pytest.raises(SchemaError) as caught:
+        silo.read_manifest(folder)
+    place = f"byte 0xfc at position {text.index(chr(0xFC))} (line {text[: text.index(chr(0xFC))].count(chr(10)) + 1})"
+    assert (place if codec == "latin-1" else "found UTF-16 or UTF-32, expected JSON in UTF-8") in str(caught.value)
+    assert silo.folder_faults(folder) == [str(caught.value)]
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("padding", ["nul", "spaces", "ended"])
+@pytest.mark.parametrize("charset", ["ascii", "utf-8"])
+def test_texts_may_have_a_fixed_length(folder: Path, padding: str, charset: str, *, library: bool) -> None:
+    """As np.bytes_ writes them, and programs of Fortran and MATLAB."""
+    with h5py.File(folder / FIRST, "r+", libver="latest" if library else "earliest") as file:
+        for name in ("name", "interpolation", "source", "classes", "writers", "train_sha256"):
+            text = file.attrs[name].encode()
+            kind = h5py.h5t.C_S1.copy()
+            kind.set_size(len(text) + 3)
+            kind.set_cset(h5py.h5t.CSET_ASCII if charset == "ascii" else h5py.h5t.CSET_UTF8)
+            pads = {"nul": h5py.h5t.STR_NULLPAD, "spaces": h5py.h5t.STR_SPACEPAD, "ended": h5py.h5t.STR_NULLTERM}
+            kind.set_strpad(pads[padding])
+            del file.attrs[name]
+            made = h5py.h5a.create(file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
+            filled = text.ljust(len(text) + 3, b" " if padding == "spaces" else b"\0")
+            made.write(np.array(filled, f"S{len(filled)}"), kind)
+    assert len(read(folder).labels) == 20
+    with h5py.File(folder / FIRST, "r+") as file:
+        file.attrs["name"] = np.bytes_("another")
+    with pytest.raises(SchemaError, match="attribute name: found another, expected"):
+        read(folder)
+
+
 # --- the process that looks ------------------------------------------------------------------------------------------
 
 READY = "import os, signal, sys, time\nprint('{}', flush=True)\nsys.stdin.readline()\n"
@@ -238,6 +285,7 @@ READY = "import os, signal, sys, time\nprint('{}', flush=True)\nsys.stdin.readli
 def test_a_process_that_looks_may_die_hang_or_lie(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, message: str
 ) -> None:
+    written_otherwise(folder)
     (tmp_path / "look.py").write_text(program)
     monkeypatch.setattr(inspection, "look", SimpleNamespace(__file__=str(tmp_path / "look.py")))
     monkeypatch.setattr(inspection, "FILE_SECONDS", 2.0)
@@ -258,6 +306,7 @@ print(len(silo.read_split(folder, manifest.silos[0], "train", manifest).labels))
 
 
 def test_variables_of_hdf5_do_not_reach_it(folder: Path) -> None:
+    written_otherwise(folder)
     hostile = {"VOL_CONNECTOR": "none", "PLUGIN_PATH": "/nowhere", "USE_FILE_LOCKING": "TRUE", "DRIVER": "x"}
     environment = os.environ | {f"HDF5_{name}": value for name, value in hostile.items()}
     command = [sys.executable, "-c", READ, str(folder)]
@@ -279,7 +328,14 @@ def _read_anew(folder: Path, run: Path | None = None) -> int:
     return sum(len(reader.read(info, split).labels) for info in manifest.silos for split in silo.SPLITS)
 
 
+def test_a_file_of_our_writer_needs_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection.Inspector, "_start", _no_process)
+    assert _read_anew(folder) == 20 + 12 + 10 + 11
+    assert silo.folder_faults(folder) == []
+
+
 def test_a_file_that_was_seen_needs_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written_otherwise(folder)
     before = sorted(folder.iterdir())
     assert _read_anew(folder) == 20 + 12 + 10 + 11
     assert sorted(folder.iterdir()) == before
@@ -320,6 +376,7 @@ def test_no_cache_folder_is_needed(folder: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", place)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.chdir(tmp_path)
+    written_otherwise(folder)
     assert _read_anew(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["silos"]
     (tmp_path / "run").mkdir()
