@@ -75,23 +75,21 @@ class Bench:
 
     def _hear(self, answers: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """Decode, hand to the coordinator, and encode what it sends: the part that is timed."""
-        told: list[tuple[int, bytes]] = []
         clock, spent = time.thread_time, self.spent
-        for rank, data in answers:
-            begin = clock()
-            message = messages.decode(data)
-            decoded = clock()
-            actions: list[Action] = self.coordinator.handle(Heard(rank, message), 1.0)
-            decided = clock()
-            for action in actions:
-                if isinstance(action, Send):
-                    told.append((action.to, messages.encode(action.message)))
-                if isinstance(action, Finished):
-                    sys.exit(f"error: the job ended: {action.why}")
-            spent["decode"] += decoded - begin
-            spent["decide"] += decided - decoded
-            spent["encode"] += clock() - decided
-            self.heard_bytes += len(data)
+        begin = clock()
+        heard = [(rank, messages.decode(data)) for rank, data in answers]
+        decoded = clock()
+        actions: list[Action] = []
+        for rank, message in heard:
+            actions += self.coordinator.handle(Heard(rank, message), 1.0)
+        decided = clock()
+        told = [(action.to, messages.encode(action.message)) for action in actions if isinstance(action, Send)]
+        encoded = clock()
+        for part, seconds in zip(spent, (decided - decoded, encoded - decided, decoded - begin), strict=True):
+            spent[part] += seconds
+        if over := next((action for action in actions if isinstance(action, Finished)), None):
+            sys.exit(f"error: the job ended: {over.why}")
+        self.heard_bytes += sum(len(data) for _, data in answers)
         self.heard += len(answers)
         self.sent += len(told)
         self.sent_bytes += sum(len(data) for _, data in told)

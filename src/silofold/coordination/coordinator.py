@@ -41,7 +41,7 @@ from silofold.messages import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from silofold.coordination.events import Action, Event
     from silofold.coordination.facts import Facts
@@ -87,6 +87,13 @@ class Coordinator:
         self._scale, self._replans = 0, 0
         self._beat_at = now
         self._out: list[Action] = []
+        self._steps: dict[type[Phase], Callable[..., bool]] = {
+            Gathering: self._gather,
+            Training: self._close_training,
+            Reducing: self._close_reduction,
+            Applying: self._close_step,
+            Evaluating: self._close_run,
+        }
 
     @property
     def wake_at(self) -> float:
@@ -111,10 +118,10 @@ class Coordinator:
         """
         self._out = []
         match event:
-            case Died(rank):
-                self._remove_dead(rank)
             case Heard(rank, message):
                 self._take(rank, message, now)
+            case Died(rank):
+                self._remove_dead(rank)
             case Asked(stop, scale):
                 self._scale += scale
                 if stop == "now":
@@ -180,7 +187,8 @@ class Coordinator:
                 phase.applied[message.shard] = message
         if under and not under.evaluated and not under.unevaluated and not under.lost_evaluation:
             self._tell_evaluation(under)
-        self._commit()
+        if self._checkpoints.pending:
+            self._commit()
 
     def _remove_dead(self, rank: int) -> None:
         title = self._facts.layout.title(rank)
@@ -213,19 +221,8 @@ class Coordinator:
 
     def _advance(self, now: float) -> bool:
         phase = self.phase
-        timed_out = now >= phase.deadline
-        match phase:
-            case Gathering():
-                return self._gather(phase, now, timed_out=timed_out)
-            case Training():
-                return self._close_training(phase, now, timed_out=timed_out)
-            case Reducing():
-                return self._close_reduction(phase, now, timed_out=timed_out)
-            case Applying():
-                return self._close_step(phase, now, timed_out=timed_out)
-            case Evaluating():
-                return self._close_run(phase, now, timed_out=timed_out)
-        return False
+        step = self._steps.get(type(phase))
+        return step is not None and step(phase, now, timed_out=now >= phase.deadline)
 
     def _gather(self, phase: Gathering, now: float, *, timed_out: bool) -> bool:
         members, rounds = self.members, self._facts.rounds
@@ -352,7 +349,7 @@ class Coordinator:
             self.phase = Applying(under, tally.as_settled(), verdict, tallied, deadline)
         else:
             everyone = members.living & {*members.servers, *silos}
-            self.phase = Reducing(under, tally, verdict, tallied, deadline, everyone, set(members.servers))
+            self.phase = Reducing(under, tally, verdict, tallied, deadline, everyone, silos, set(members.servers))
 
     def _listeners(self, under: Underway) -> list[int]:
         return sorted(self.members.living & {*self.members.servers, *under.plan.members.workers})
@@ -375,7 +372,7 @@ class Coordinator:
             return True
         if whole:
             settled = tally.as_settled()
-            self.states.count(tally.round, tallying.shares(phase.verdict, under.reports), under.reports)
+            self.states.count(tally.round, phase.silos, under.reports)
             self._out.append(Tallied(settled, phase.verdict))
             self._out += [Send(rank, Settled(tally.round, tally.attempt)) for rank in self._listeners(under)]
             deadline = now + under.plan.window + GRACE
@@ -401,15 +398,17 @@ class Coordinator:
         return True
 
     def _close_step(self, phase: Applying, now: float, *, timed_out: bool) -> bool:
-        ranks = list(self._facts.layout.server_ranks)
+        ranks = self._facts.layout.server_ranks
         if len(phase.applied) == len(ranks):
             if not all(message.finite for message in phase.applied.values()):
                 why = f"round {self.number}: the global model is no longer finite after the servers' step"
                 return self._finish(EndKind.NOT_FINITE, why=why)
             self._close_round(phase, now)
             return True
+        if not timed_out:
+            return False
         missing = {ranks[shard] for shard in set(range(len(ranks))) - set(phase.applied)}
-        return timed_out and self._lose(missing, "did not apply the update")
+        return self._lose(missing, "did not apply the update")
 
     def _close_round(self, phase: Applying, now: float) -> None:
         under, tally, rounds = phase.round, phase.tally, self._facts.rounds

@@ -68,7 +68,7 @@ class Underway:
         """Take a worker's reports."""
         self.reports[rank] = reports
         self.unreported.discard(rank)
-        self.finished += sum(report.finished for report in reports.reports)
+        self.finished += sum([report.finished for report in reports.reports])
 
     def remove_dead(self, rank: int, *, training: bool) -> None:
         """Wait for a dead worker no longer; while others still train, its reports go, and its sum with them."""
@@ -101,6 +101,8 @@ class Reducing:
     deadline: float
     silent: set[int]
     """Living members of which nothing has been heard."""
+    silos: dict[int, tuple[int, ...]]
+    """Accepted silos of each member worker."""
     lacking: set[int]
     """Servers that have not told that they have their sum."""
     words: dict[int, Moved] = field(default_factory=dict)

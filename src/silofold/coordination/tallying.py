@@ -21,7 +21,7 @@ def shares(verdict: Verdict, reports: Mapping[int, Reports]) -> dict[int, tuple[
     """Return the accepted silos of each worker that has any, workers and silos ascending."""
     accepted = set(verdict.accepted)
     found = {
-        rank: tuple(sorted(report.silo for report in reports[rank].reports if report.silo in accepted))
+        rank: tuple(sorted([report.silo for report in reports[rank].reports if report.silo in accepted]))
         for rank in sorted(reports)
     }
     return {rank: silos for rank, silos in found.items() if silos}
