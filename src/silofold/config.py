@@ -50,8 +50,8 @@ class Data(Section, frozen=True):
     """Megabytes of pictures that a worker keeps in memory. ``0``: all of its silos, read and checked before round 1. With a
     limit a silo is read, and checked, when a round needs it (the next one while one trains), and those used last are kept:
     for thousands of silos of which few train in a round. Each round's cohort is then dealt out anew, the largest silos
-    first, to the workers with the least to do, unless silos are tied to their hosts (``local.keep_momentum``,
-    ``roles.near``) or the bits rest on who trains what (``reduction = "float32"``)."""
+    first, to the workers with the least to do, unless silos are tied to their hosts (``roles.near``) or the
+    bits rest on who trains what (``reduction = "float32"``)."""
 
 
 class Roles(Section, frozen=True):
