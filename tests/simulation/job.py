@@ -12,7 +12,7 @@ from silofold.coordination import window as windows
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import CommitCheckpoint, EndKind, Expel, Finished, RoundClosed, Send, Tallied, Tick
 from silofold.coordination.facts import Facts, Saved
-from silofold.messages import Alive, Over, Tally
+from silofold.messages import Alive, Over, Plan, Tally
 from silofold.messages import Expel as ExpelMessage
 from simulation import pasted
 from simulation import world as worlds
@@ -45,7 +45,12 @@ class Outcome(NamedTuple):
 
 
 def facts(
-    *settings: str, layout: topology.Layout, certain: bool, saved: tuple[int, dict[str, str]] | None = None, **rest: Any
+    *settings: str,
+    layout: topology.Layout,
+    certain: bool,
+    saved: tuple[int, dict[str, str]] | None = None,
+    keeps_state: bool = False,
+    **rest: Any,
 ) -> Facts:
     """Say what the coordinator must know of a made-up job.
 
@@ -59,6 +64,8 @@ def facts(
         Whether sums cannot fail.
     saved
         Round and files of the checkpoint that it goes on from.
+    keeps_state
+        Whether silos keep a state.
     rest
         Further attributes of `Facts`.
     """
@@ -66,7 +73,6 @@ def facts(
         rounds=config.parse("", "simulation", settings).rounds,
         layout=layout,
         elements=ELEMENTS,
-        keeps_state=False,
         deals=False,
         foresees=False,
         weight=lambda examples: examples,
@@ -75,6 +81,7 @@ def facts(
         gathers=False,
         script={},
         saved=Saved(*saved) if saved else None,
+        keeps_state=keeps_state,
         **rest,
     )
 
@@ -94,6 +101,8 @@ def facts_of(plan: worlds.Plan, saved: CommitCheckpoint | None) -> Facts:
         counted=saved.counted if saved else 0,
         voids=saved.voids if saved else 0,
         saved=(saved.round, saved.files) if saved else None,
+        keeps_state=plan.keeps,
+        states=saved.states if saved else {},
     )
     return dataclasses.replace(found, rounds=plan.settings.rounds)
 
@@ -171,6 +180,7 @@ class Job:
         self.world = World(f"{self._seed} {self._starts}", self.plan)
         self.world.begin({rank: Rank(self.world, rank) for rank in range(1, self.plan.layout.size)})
         self.facts = facts_of(self.plan, self.saved)
+        self.world.find_states(self.facts.states)
         self.rounds = self.rounds[: self.facts.start_round - 1]
         self.coordinator = Coordinator(self.facts, self.world.now)
         self.finished: Finished | None = None
@@ -227,6 +237,8 @@ class Job:
                 world.note("says to", world.layout.title(to), message)
                 if isinstance(message, Tally):
                     world.check_told(to, message)
+                if isinstance(message, Plan):
+                    world.check_states(world.layout.title(to), message)
                 if to not in world.dead:
                     world.send(0, to, message)
             case Expel(rank, neighbours):
@@ -263,7 +275,7 @@ class Job:
                 raise Violation(f"round {closed.plan.round}: met {closed.tally.quorum_met}, {len(moved)} shards moved")
         if plan.quiet and (finished.kind is not EndKind.OVER or any(not closed.tally.quorum_met for closed in played)):
             raise Violation(f"nothing happened, and it ended so: {finished}")
-        if finished.kind is EndKind.LOST and not self._server_struck():
+        if finished.kind is EndKind.LOST and not (self._server_struck() or plan.keeps):
             raise Violation(f"no server was struck, and it ended so: {finished.why}")
         if finished.kind is EndKind.OVER:
             counted = sum(closed.tally.quorum_met for closed in self.rounds)

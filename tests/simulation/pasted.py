@@ -77,7 +77,7 @@ def settings(facts: Facts) -> Iterator[str]:
     yield f"hosted={dict(facts.hosted)!r}"
     if facts.saved:
         yield f"saved=({facts.saved.round}, {dict(facts.saved.files)!r})"
-    for key in ("nodes", "examples", "survives", "tied", "start_round", "counted", "voids"):
+    for key in ("nodes", "examples", "survives", "tied", "keeps_state", "states", "start_round", "counted", "voids"):
         yield f"{key}={code(getattr(facts, key))}"
 
 
@@ -93,6 +93,8 @@ def code(value: Any) -> str:
         return f"{type(value).__name__}({', '.join(map(code, values))})"
     if isinstance(value, tuple):
         return f"({', '.join(map(code, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {code(one)}' for key, one in value.items())}}}"
     return repr(value)
 
 

@@ -183,7 +183,8 @@ class Rank:
             good = not broken and seconds <= plan.window and world.rng.random() >= world.plan.fails.get(self.rank, 0)
             examples = world.plan.examples[silo]
             reason = "" if good else "failed"
-            reports.append(Report(silo, examples, 1, 1, 1.0, 1, 0.1, finished=good, elements=ELEMENTS, reason=reason))
+            reports.append(Report(silo, examples, 1, 1, 1.0, 1, 0.1, finished=good, elements=ELEMENTS, reason=reason,
+                                  state=f"of {plan.round}"))  # fmt: skip
         self.say(Reports(plan.round, seconds, tuple(reports)))
         tally = yield from self.expect(Tally)
         while tally.quorum_met and not tally.settled and not tally.certain:
@@ -193,6 +194,9 @@ class Rank:
                 self.say(Moved(tally.round, tally.attempt, broken))
             word = yield from self.expect(Tally, Settled)
             tally = word if isinstance(word, Tally) else tally.as_settled()
+        if tally.quorum_met and world.plan.keeps and tally.silos:
+            yield ("sleep", self.draw(0, 0.3))
+            world.written |= {(silo, tally.round) for silo in tally.silos}
 
     def serve(self) -> Steps:
         """Be a server."""

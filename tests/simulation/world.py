@@ -15,11 +15,12 @@ from silofold.coordination.facts import GRACE
 from simulation import aims
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from silofold import messages
     from silofold.coordination.events import Event
     from silofold.coordination.phases import Phase
-    from silofold.messages import AnyMessage, Members, Tally
+    from silofold.messages import AnyMessage, Members, StateOf, Tally
     from simulation.aims import Aim
 
 STEPS = 200_000
@@ -56,6 +57,8 @@ class Plan(NamedTuple):
     """What the job is asked, and when."""
     aimed: bool
     """Whether accidents are aimed at the phases."""
+    keeps: bool = False
+    """Whether silos keep a state from one of their rounds to the next."""
 
     @property
     def quiet(self) -> bool:
@@ -99,7 +102,8 @@ def draw(seed: int, *, one_dead_worker: bool = False, start: int = 1) -> Plan:
     silos = rng.randint(workers, 8)
     examples = tuple(rng.randint(5, 50) for _ in range(silos))
     tied = not one_dead_worker and rng.random() < 0.3
-    calm = Plan(layout, settings, examples, nodes, survives, shared, tied, (), {}, {}, (), aimed=False)
+    keeps = not one_dead_worker and random.Random(f"{seed} keeps").random() < 0.3  # noqa: S311  (no secret)
+    calm = Plan(layout, settings, examples, nodes, survives, shared, tied, (), {}, {}, (), aimed=False, keeps=keeps)
     luck = random.Random(f"{seed} start {start}")  # noqa: S311  (no secret)
     if one_dead_worker:
         return calm._replace(faults=(Fault("kill", luck.choice(layout.worker_ranks), luck.expovariate(1 / 8), 0.0),))
@@ -148,6 +152,9 @@ class World:
         self.collectives: dict[tuple[Any, ...], Collective] = {}
         self.log: list[tuple[Any, ...]] = []
         self.settled: dict[int, tuple[Any, ...]] = {}
+        self.kept: dict[int, int] = {}
+        """Round of what each silo keeps: the last one in which its update counted."""
+        self.written: set[tuple[int, int]] = set()
         self.told: collections.defaultdict[tuple[int, int], set[int]] = collections.defaultdict(set)
         self.moved: dict[int, dict[int, tuple[Any, ...]]] = collections.defaultdict(dict)
         self.ended_by_us: set[int] = set()
@@ -263,8 +270,23 @@ class World:
             self.settled[tally.round] = (tally.attempt, accepted)
         if len(accepted) != len(set(accepted)):
             raise Violation(f"a silo counts twice in {accepted}")
+        if tally.quorum_met and (tally.settled or tally.certain):
+            self.kept |= dict.fromkeys(accepted, tally.round)
         if tally.quorum_met and list(weights) != [self.plan.examples[silo] for silo in accepted]:
             raise Violation(f"weights do not fit the silos {accepted}: {weights}")
+
+    def find_states(self, states: Mapping[int, StateOf]) -> None:
+        """Begin with the states that a checkpoint names."""
+        self.kept = {silo: state.round for silo, state in states.items()}
+        self.written = set(self.kept.items())
+
+    def check_states(self, title: str, plan: messages.Plan) -> None:
+        """Look at the states that a worker is told to train from: what counted last, and it is on disk."""
+        if not self.plan.keeps:
+            return
+        for silo, number in zip(plan.dealt, plan.states, strict=True):
+            if number != self.kept.get(silo, 0) or (number and (silo, number) not in self.written):
+                raise Violation(f"{title} is to train silo {silo} from round {number}: kept {self.kept.get(silo, 0)}")
 
     def check_told(self, to: int, tally: Tally) -> None:
         """Look at what of a tally a rank is told: a worker its own silos, each once; a server all weights."""

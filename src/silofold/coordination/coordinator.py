@@ -233,16 +233,18 @@ class Coordinator:
             return True
         for rank in members.give_up_waiting():
             self._out.append(Warn(f"{self._facts.layout.title(rank)} is not ready: nobody waits for it until it is"))
-        self._out += map(Warn, members.settle_hosts(self.states.writers))
+        self._out += map(Warn, members.settle_hosts())
         present, held = members.present()
-        silos = sorted(held - self.benched)
+        silos = sorted(held - self.benched - self.states.unwritten)
         wanted = quorum.start_quorum(rounds.start_quorum, len(self._facts.examples) - len(self.benched))
-        if len(silos) < wanted and not phase.second:  # late ones too get their chance before the job is given up
+        # the last checkpoint must name what every silo keeps
+        short = len(silos) < wanted or (bool(self.states.writers) and self._is_over())
+        if short and not phase.second:  # late ones too get their chance before the job is given up
             self.phase = Gathering(now + rounds.start_window, second=True)
             return True
         if missing := members.servers - members.ready:
             return self._lose(missing, "are not ready for the next round")
-        if len(silos) < wanted:
+        if short:
             return self._give_up_waiting(len(silos), wanted)
         self._open(present, silos, now)
         return True
@@ -356,9 +358,11 @@ class Coordinator:
 
     def _close_reduction(self, phase: Reducing, now: float, *, timed_out: bool) -> bool:
         members, under, tally = self.members, phase.round, phase.tally
-        whole = not phase.lacking
+        # what a dead member's silos keep would be lost if its sum counted
+        lost = self._facts.keeps_state and not members.living.issuperset(phase.silos)
+        whole = not phase.lacking and not lost
         if not whole and not phase.grace:
-            if timed_out or phase.broken:
+            if timed_out or phase.broken or lost:
                 # a server's word that comes only now still counts: what is added up in workers' memory is not there twice
                 phase.deadline, phase.grace = now + GRACE, True
                 return True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from silofold.coordination.hosting import Hosting
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     from silofold.coordination.facts import Facts
 
@@ -88,15 +88,9 @@ class Membership:
         self.late |= dict.fromkeys(absent, 0)
         return absent
 
-    def settle_hosts(self, keepers: Collection[int] = ()) -> list[str]:
-        """Let ranks that are ready look after the silos of those that are dead or away; say what was done.
-
-        Parameters
-        ----------
-        keepers
-            Ranks that have not written what their silos keep: nobody else can train these.
-        """
-        for rank in sorted(set(self.late) - self.ready - set(keepers)):
+    def settle_hosts(self) -> list[str]:
+        """Let ranks that are ready look after the silos of those that are dead or away; say what was done."""
+        for rank in sorted(set(self.late) - self.ready):
             self.hosting.lend(rank)
         return self.hosting.rehost(self.ready & self.living)
 

@@ -35,6 +35,11 @@ class SiloStates:
         """Ranks that have not written all of their states."""
         return set(self._unwritten)
 
+    @property
+    def unwritten(self) -> set[int]:
+        """Silos whose state is not on disk: nobody can train them."""
+        return {silo for silos in self._unwritten.values() for silo in silos}
+
     def rounds(self, silos: Iterable[int]) -> tuple[int, ...]:
         """Return the round of each silo's state; 0 for none. Nothing where no silo keeps one."""
         return tuple(self._of[silo].round if silo in self._of else 0 for silo in silos) if self._keeps else ()
