@@ -33,6 +33,8 @@ demo: $(READY) ## make pictures, pack them into silos, train on 12 ranks, in dem
 # no rank is started by them, so that two may run at once
 NO_RANKS = tests/unit tests/test_layers.py tests/test_docs.py
 PARALLEL = -n auto --dist loadscope
+# each starts jobs of several ranks, whose waits take no core: a few at once, however many cores there are
+JOBS_AT_ONCE = -n auto --maxprocesses 4 --dist loadscope
 check: $(READY) ## format, lint, types, unit tests
 	@$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -41,7 +43,7 @@ check: $(READY) ## format, lint, types, unit tests
 
 test: $(READY) ## every test: units, MPI programs, whole runs
 	@$(BIN)/pytest $(PARALLEL) $(NO_RANKS) tests/fuzz
-	$(BIN)/pytest tests --ignore=tests/slurm --ignore=tests/fuzz $(NO_RANKS:%=--ignore=%) --durations=15
+	$(BIN)/pytest $(JOBS_AT_ONCE) tests --ignore=tests/slurm --ignore=tests/fuzz $(NO_RANKS:%=--ignore=%) --durations=15
 
 COUNT = 100000
 SEED = 1
@@ -49,10 +51,10 @@ simulate: $(READY) ## COUNT=jobs SEED=first: whole jobs in virtual time, under p
 	@cd tests && ../$(BIN)/python -m simulation --count $(COUNT) --seed $(SEED) $(SIMULATION)
 
 fuzz: $(READY) ## thousands of damaged and hostile inputs: no traceback, no hang, nothing accepted that is not what was written
-	@SILOFOLD_FUZZ=all $(BIN)/pytest tests/fuzz --durations=10
+	@SILOFOLD_FUZZ=all $(BIN)/pytest $(PARALLEL) tests/fuzz --durations=10
 
 faults: $(READY) ## every fault that was found once, in whole runs too
-	@SILOFOLD_FAULTS=all $(BIN)/pytest tests/faults --durations=10
+	@SILOFOLD_FAULTS=all $(BIN)/pytest $(JOBS_AT_ONCE) tests/faults --durations=10
 
 chaos: $(READY) ## kill, stop and confuse ranks in every step of the round: the whole table of faults
 	@SILOFOLD_CHAOS=all $(BIN)/pytest tests/chaos

@@ -76,7 +76,9 @@ def look_at_answers(job: Job, summary: Summary, scores: Mapping[int, Score], eva
         if 2 * unanswered > summary.test_examples:
             raise DivergedError("diverged-model", f"{story}, with {rates(job)}")
         logger.warning("%s: they count as wrong", story)
-    raised = [one for found in evaluations for one in found.unscored if one.cause is Cause.RAISED]
+    raised = sorted(
+        (one for found in evaluations for one in found.unscored if one.cause is Cause.RAISED), key=lambda one: one.silo
+    )  # the same silo is named each time, whoever tells first
     if raised and not any(score.examples for score in scores.values()):
         name, silo = job.settings.model["name"], job.data.silos[raised[0].silo].name
         raise UserCodeError(
