@@ -106,10 +106,12 @@ def kill(mark: str) -> int:
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended in the meantime
                 if entry in (folder / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(folder.name), signal.SIGKILL)
                     found.add(folder.name)
         if not found:
             return len(killed)
+        for pid in found:  # all were counted before: ranks end with their launcher
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         killed |= found
         time.sleep(0.01)
 

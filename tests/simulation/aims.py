@@ -79,16 +79,16 @@ AIMS = (
     Aim(10, Reducing, "wedge", "worker", 0.4, 1.8, full=False, after_window=True),
     Aim(1, Applying, "not finite"),
     Aim(2, Applying, "stop", "worker", tied=False),
-    Aim(13, Applying, "stop", "worker", last=True),
+    Aim(38, Applying, "stop", "worker", last=True),
     Aim(6, Applying, "stop", "worker", tied=True),
     Aim(4, Applying, "wedge", "worker", 2.0, 4.0, last=False, tied=False),
-    Aim(22, Applying, "wedge", "worker", 2.0, 4.0, last=True, tied=False),
+    Aim(50, Applying, "wedge", "worker", 2.0, 4.0, last=True, tied=False),
     Aim(2, Evaluating, "stop", shared=True),
     Aim(2, Evaluating, "stop", "worker"),
     Aim(7, Evaluating, "wedge", "worker", 1.5, 3.0),
     Aim(2, Evaluating, "kill", "worker"),
 )
-CHANCES = {Gathering: 0.13, Training: 0.35, Reducing: 0.35, Applying: 0.35, Evaluating: 0.7}
+CHANCES = {Gathering: 0.13, Training: 0.35, Reducing: 0.35, Applying: 0.42, Evaluating: 0.7}
 """Of an accident each time that a phase begins."""
 
 

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 import zlib
 from collections import deque
 from typing import TYPE_CHECKING, NoReturn
@@ -463,7 +464,9 @@ def connect() -> World:
     # where a rank dies in it, Open MPI's start waits for ever and with Python's lock held: the system's alarm ends it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(START_WINDOW))
-    MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of mpi4py, where the launcher is another library's: told below
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
     signal.alarm(0)
     found = MPI.COMM_WORLD.Get_size()
     launched = _launched_ranks()
