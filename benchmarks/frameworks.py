@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aggregation
 import floor
 from silofold import launch
+from silofold.commands import mpi_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ def peer(name: str, work: dict[str, str]) -> dict[str, Any]:
         program = [str(environment / "mpirun"), "-n", "3", *program]
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
     paths = {"PYTHONPATH": os.pathsep.join(map(str, [HERE.parent / "src", HERE, HERE / "peers"]))}
-    with launch.session() as place, tempfile.TemporaryDirectory() as folder, watched() as seen:
+    with mpi_session.session() as place, tempfile.TemporaryDirectory() as folder, watched() as seen:
         begin = time.monotonic()
         ended = subprocess.run(
             program, cwd=folder, env=launch.environment(1) | place | quiet | paths | work, capture_output=True, text=True,

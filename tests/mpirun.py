@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from silofold import launch
+from silofold.commands import mpi_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,7 +40,7 @@ MARK = "SILOFOLD_TEST"
 def started(command: list[str], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """Start a program and end all its processes afterwards, however the test ends."""
     marked = {MARK: uuid.uuid4().hex} | dict(environment or {})
-    with launch.session() as place, subprocess.Popen(
+    with mpi_session.session() as place, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env=dict(os.environ) | place | marked,
     ) as process:  # fmt: skip

@@ -28,7 +28,7 @@ from silofold import config, launch, machine, run
 from silofold.comm import probe as mpi_probe
 from silofold.comm import waiting
 from silofold.comm import world as worlds
-from silofold.commands import premises, relay
+from silofold.commands import mpi_session, premises, relay
 from silofold.core.error_table import ERRORS
 from silofold.data import silo as silos
 from silofold.errors import SilofoldError
@@ -372,7 +372,7 @@ def _started(
     given += [part for override in options.set for part in ("--set", override)]
     command = [*launcher, "-n", str(ranks), sys.executable, "-P", "-m", "silofold", "doctor", "--json", *given]
     remedy = "mend first what is said above; if that is nothing: OMPI_MCA_btl_tcp_if_include=<interface> chooses a network"
-    with launch.session() as place:
+    with mpi_session.session() as place:
         surroundings = place | launch.environment(settings.local.threads, ranks)
         try:
             process = subprocess.Popen(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import re
@@ -17,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,7 +26,7 @@ from rich.live import Live
 from rich.text import Text
 
 from silofold import machine, run, topology
-from silofold.commands import premises, relay
+from silofold.commands import mpi_session, premises, relay
 from silofold.core import console
 from silofold.core.endings import DONE, ENDINGS, INTERNAL, INTERRUPTED, RESUMABLE
 from silofold.data import silo as silos
@@ -39,7 +37,7 @@ from silofold.view import live
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from silofold.core.endings import Ending
 
@@ -47,16 +45,12 @@ FAREWELL, GUARD_LOOKS_EVERY = 8.0, 1.0
 """Seconds."""
 LAUNCHER = "SILOFOLD_LAUNCHER"
 """Variable that names another launcher than this environment's mpirun, with its options: ``srun --mpi=pmix``."""
-SEGMENTS = ("sm_segment.*", "vader_segment.*", "mpich_shm_*")
-"""Names of the shared memory of Open MPI and MPICH."""
 ULFM_SINCE = 5
 """First version of Open MPI whose mpirun offers to survive dead ranks, and whose variables begin with PRTE."""
 CODES = {ending.code for ending in ENDINGS}
 KILLS = {signal.SIGKILL, signal.SIGTERM}
 """Signals by which ranks are lost that did nothing wrong: out of memory, or ended by who is in charge of the machine."""
 MOST_RANKS = 2**16
-SESSION, SESSION_LOCK, SESSION_IS_NEW = "silofold-launch-", "lock", 60.0
-"""Folder of a job in TMPDIR, the file in it that is locked while the job lives, and seconds in which it may not be yet."""
 
 
 class Start(NamedTuple):
@@ -125,16 +119,18 @@ def main(options: argparse.Namespace) -> int:
             control.withdraw(folder)
         _pass_on_signals(folder)
     sys.stdout.flush()
-    with locked_session() as (place, lock):
-        job = _Job(command, place | surroundings, lock, keeps=not getattr(options, "dry_run", False), plain=plain)
+    with mpi_session.locked_session() as (place, locks):
+        job = _Job(command, place | surroundings, locks, keeps=not getattr(options, "dry_run", False), plain=plain)
         return job.run(rounds, folder)
 
 
 class _Job:
     """A job of ranks under a launcher."""
 
-    def __init__(self, command: list[str], surroundings: dict[str, str], lock: int, *, keeps: bool, plain: bool) -> None:
-        self._command, self._surroundings, self._lock = command, surroundings, lock
+    def __init__(
+        self, command: list[str], surroundings: dict[str, str], locks: tuple[int, ...], *, keeps: bool, plain: bool
+    ) -> None:
+        self._command, self._surroundings, self._locks = command, surroundings, locks
         self._keeps, self._plain = keeps, plain
         self._relay = relay.Relay()
         self._unwritten = ""
@@ -171,7 +167,7 @@ class _Job:
             # in a session of its own: an interrupt of the terminal is a wish that is passed on, not the ranks' death
             return subprocess.Popen(  # not closed by us: who reads may wait in it
                 self._command, env=self._surroundings, stdin=subprocess.DEVNULL, start_new_session=self._plain,
-                stdout=subprocess.PIPE, stderr=errors, pass_fds=(self._lock,),
+                stdout=subprocess.PIPE, stderr=errors, pass_fds=self._locks,
                 preexec_fn=_end_with_parent,  # noqa: PLW1509  (no thread runs yet)
             )  # fmt: skip
         except OSError as fault:
@@ -293,72 +289,6 @@ def _story_of(fault: OSError) -> str:
     if fault.errno == errno.E2BIG:
         return "the command line or the environment is too long"
     return f"look at {LAUNCHER}, or leave it out" if LAUNCHER in os.environ else "is it a program, and of this machine?"
-
-
-@contextlib.contextmanager
-def session() -> Iterator[dict[str, str]]:
-    """Give a job a place of its own, as `locked_session` does, and yield the environment that names it."""
-    with locked_session() as (place, _):
-        yield place
-
-
-@contextlib.contextmanager
-def locked_session() -> Iterator[tuple[dict[str, str], int]]:
-    """Give a job a place of its own for what MPI leaves on this machine, and remove that when the job has ended.
-
-    Open MPI names its folder by mpirun's process number alone and does not start where a killed job with the same number
-    left one behind. What a killed `silofold launch` left is removed by the next one.
-
-    Yields
-    ------
-    tuple
-        Environment that names the place; a descriptor that is locked for as long as a process holds it.
-    """
-    began = time.time()
-    base = Path(tempfile.gettempdir())
-    for left in base.glob(f"{SESSION}*/{SESSION_LOCK}"):
-        _remove_if_left(left)
-    with tempfile.TemporaryDirectory(prefix=SESSION, dir=base, ignore_cleanup_errors=True) as folder:
-        lock = os.open(Path(folder) / SESSION_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            with contextlib.suppress(OSError):  # a file system without locks: then nobody else removes it
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            names = ("PRTE_MCA_prte_local_tmpdir_base", "OMPI_MCA_orte_tmpdir_base")
-            yield dict.fromkeys(names, folder), lock
-        finally:
-            os.close(lock)
-            _sweep(began)
-
-
-def _remove_if_left(path: Path) -> None:
-    """Remove a session of ours whose lock nobody holds any more."""
-    with contextlib.suppress(OSError):
-        if path.stat().st_uid != os.getuid() or time.time() - path.stat().st_mtime < SESSION_IS_NEW:
-            return
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path.parent, ignore_errors=True)
-
-
-def _sweep(since: float) -> None:
-    """Remove the shared memory that ranks of this job left because they were killed: files that no process maps."""
-    segments = [path for pattern in SEGMENTS for path in Path("/dev/shm").glob(pattern)]  # noqa: S108  (where MPI puts them)
-    left = {str(path) for path in segments if _is_own(path, since)}
-    for maps in Path("/proc").glob("[0-9]*/maps") if left else ():
-        with contextlib.suppress(OSError):
-            text = maps.read_text(encoding="utf-8", errors="replace")
-            left -= {path for path in left if path in text}
-    for name in left:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-
-
-def _is_own(path: Path, since: float) -> bool:
-    try:
-        found = path.stat()
-    except OSError:
-        return False
-    return found.st_uid == os.getuid() and found.st_ctime >= since
 
 
 def _pass_on_signals(folder: RunFolder) -> None:

@@ -17,6 +17,7 @@ import mpirun
 from budget import whole_run
 from run_folder import rounds, until
 from silofold import launch
+from silofold.commands import mpi_session
 from silofold.faults import VARIABLE
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def test_the_terminal_goes_away(tiny: Path, recipe: Path, tmp_path: Path) -> Non
 
 @whole_run
 def test_a_killed_launch_leaves_no_ranks(tiny: Path, recipe: Path, tmp_path: Path) -> None:
-    out, temporary = tmp_path / "run", tmp_path / "tmp"
+    out, temporary, begun = tmp_path / "run", tmp_path / "tmp", time.time()
     temporary.mkdir()
     with mpirun.started(words(tiny, recipe, out, count=10**5), {"TMPDIR": str(temporary)}) as process:
         until(lambda: started_rounds(out))
@@ -253,9 +254,13 @@ def test_a_killed_launch_leaves_no_ranks(tiny: Path, recipe: Path, tmp_path: Pat
         assert time.monotonic() - begin < 15
     assert mpirun.run([str(BIN / "silofold"), "status", str(out)]).code == 75
     (left,) = temporary.glob("silofold-*")
-    os.utime(left / launch.SESSION_LOCK, (1, 1))
+    memory = [folder for folder in mpi_session.MEMORY.glob(f"{mpi_session.PREFIX}*") if folder.stat().st_mtime >= begun]
+    for folder in (left, *memory):
+        os.utime(folder / mpi_session.LOCK, (1, 1))
     assert mpirun.run(words(tiny, recipe, tmp_path / "next"), environment={"TMPDIR": str(temporary)}).code == 0
     assert list(temporary.glob("silofold-*")) == []
+    assert memory
+    assert not any(folder.exists() for folder in memory)
 
 
 def test_help_to_a_full_disk_is_told_in_one_line() -> None:

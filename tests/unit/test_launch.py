@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -214,21 +213,6 @@ def test_a_guard_that_meets_an_exception_says_so_once_and_stays(
         assert process.wait(5) == -signal.SIGTERM
     err = capsys.readouterr().err
     assert err.count("has met UnicodeDecodeError") == 1, err
-
-
-def test_a_session_that_was_left_is_swept_and_one_that_lives_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with launch.locked_session() as (place, _):
-        (alive,) = set(place.values())
-        left = tmp_path / f"{launch.SESSION}left"
-        left.mkdir()
-        (left / launch.SESSION_LOCK).touch()
-        for folder in (alive, left):
-            os.utime(f"{folder}/{launch.SESSION_LOCK}", (1, 1))
-        with launch.session():
-            assert not left.exists()
-            assert os.path.isdir(alive)  # noqa: PTH112
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_job_tells_how_it_ended(tmp_path: Path) -> None:
