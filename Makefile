@@ -56,8 +56,8 @@ fuzz: $(READY) ## thousands of damaged and hostile inputs: no traceback, no hang
 faults: $(READY) ## every fault that was found once, in whole runs too
 	@SILOFOLD_FAULTS=all $(BIN)/pytest $(JOBS_AT_ONCE) tests/faults --durations=10
 
-chaos: $(READY) ## kill, stop and confuse ranks in every step of the round: the whole table of faults
-	@SILOFOLD_CHAOS=all $(BIN)/pytest tests/chaos
+chaos: $(READY) ## SET="key=value …": kill, stop and confuse ranks in every step of the round: the whole table of faults
+	@SILOFOLD_CHAOS=all SILOFOLD_CHAOS_SET="$(SET)" $(BIN)/pytest $(JOBS_AT_ONCE) tests/chaos
 
 chaos-plain: $(READY) ## the same table where no rank survives another's death: Open MPI without ULFM, then MPICH
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
