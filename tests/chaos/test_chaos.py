@@ -183,13 +183,13 @@ def test_fault(
     tiny: Path,
     recipe: Path,
     tmp_path: Path,
-    chaos_table: list[tuple[str, Outcome]],
+    tell: Callable[[str, Outcome], None],
     undisturbed: Callable[[Case], Outcome],
 ) -> None:
     case = CASES[name]
     settings = dict(case.settings) | dict(ALL_SET)
     outcome = judge.judge(tmp_path / "run", recipe, tiny, case.shape, settings, {faults.VARIABLE: case.faults})
-    chaos_table.append((name, outcome))
+    tell(name, outcome)
     assert outcome.left == []
     if ULFM:
         assert outcome.resumed is not case.goes_on, outcome.story
