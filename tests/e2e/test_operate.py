@@ -60,7 +60,8 @@ def ask(*words: object) -> mpirun.Ended:
 def test_status_scale_and_stop(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     out, other = tmp_path / "run", tmp_path / "other"
     assert ask("status", out).code == 2
-    with launched(recipe, tiny, out, shape=(1, 2, 2)) as process, launched(recipe, tiny, other, shape=(1, 0, 1)):
+    kept = "local.keep_momentum=true"  # what silos keep follows them to whoever trains them
+    with launched(recipe, tiny, out, kept, shape=(1, 2, 2)) as process, launched(recipe, tiny, other, shape=(1, 0, 1)):
         until(lambda: len(rounds(out)) >= 3 and len(rounds(other)) >= 3)
         seen = ask("status", out)
         assert seen.code == 0, seen
