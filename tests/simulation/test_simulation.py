@@ -15,6 +15,7 @@ from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import EndKind, Send
 from silofold.coordination.hosting import Hosting
 from silofold.coordination.phases import TRANSITIONS, Applying, Gathering, Training
+from silofold.coordination.steps import evaluating
 from silofold.messages import Alive, Applied, Ready
 from simulation import __main__ as simulation
 from simulation import job, ranks
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from silofold.coordination.events import Action, Event
     from silofold.coordination.phases import Underway
+    from silofold.coordination.state import State
 
 JOBS, DEATHS = 2000, 500
 LEAST = 100
@@ -117,11 +119,11 @@ def _never_rehosts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _gives_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def give_up(self: Coordinator, under: Underway, now: float) -> bool:
+    def give_up(state: State, under: Underway, now: float) -> bool:
         del under, now
-        return self._finish(EndKind.RESUMABLE, "rank-silent", "the last model did not arrive")
+        return state.finish(EndKind.RESUMABLE, "rank-silent", "the last model did not arrive")
 
-    monkeypatch.setattr(Coordinator, "_plan_the_end_again", give_up)
+    monkeypatch.setattr(evaluating, "plan_again", give_up)
 
 
 @pytest.mark.parametrize("fault", [_hears_no_beat, _never_rehosts, _gives_up_the_end])

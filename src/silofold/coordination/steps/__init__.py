@@ -1,0 +1,1 @@
+"""What follows in each phase: one file a phase, each with its `advance`."""
