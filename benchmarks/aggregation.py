@@ -42,13 +42,13 @@ MODES: Final = (*COPIES, *COPIES.values(), "bare")
 
 def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: int, out: Path) -> None:
     """Play the rounds on one rank."""
-    from silofold.comm import world as worlds  # noqa: PLC0415  (each rank imports what its role needs)
+    from silofold.comm import lifecycle  # noqa: PLC0415  (each rank imports what its role needs)
     from silofold.comm.fabric import Fabrics  # noqa: PLC0415
     from silofold.comm.window import Node  # noqa: PLC0415
     from silofold.messages import Members  # noqa: PLC0415
     from silofold.topology import Layout, shard_slices  # noqa: PLC0415
 
-    world = worlds.connect()
+    world = lifecycle.connect()
     layout, slices = Layout(world.size, servers), shard_slices(parameters, servers)
     labels = [host for host, _ in world.places] if plane == "shared" else None
     kind, copies = np.int64 if mode.endswith("exact") else np.float32, mode in COPIES.values()
@@ -83,12 +83,12 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
         meet(world)
         seconds.append(time.perf_counter() - begin)
     right = copies or role != "server" or bool((vector == np.float32(rounds * MOVE)).all())
-    answers = world.gather(b"right" if right else b"wrong")
+    answers = world.start.gather(b"right" if right else b"wrong")
     if world.rank == 0:
         if b"wrong" in answers:
             sys.exit("error: the sums are wrong")
         out.write_text(json.dumps({"seconds": seconds[1:]}), encoding="ascii")
-    worlds.finish(world, 0)
+    lifecycle.finish(world, 0)
 
 
 def server_step(size: int, workers: int) -> Callable[[NDArray[np.float32], NDArray[Any]], None]:

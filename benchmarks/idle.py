@@ -38,17 +38,17 @@ def compute(products: int) -> float:
 
 def rank_program(workers: int, turns: int, seconds: float) -> None:
     """Compute or wait on one rank."""
-    from silofold.comm import world as worlds  # noqa: PLC0415  (MPI: in the ranks alone)
+    from silofold.comm import lifecycle  # noqa: PLC0415  (MPI: in the ranks alone)
 
-    world = worlds.connect()
+    world = lifecycle.connect()
     works = world.rank < workers
     rate = 500 / compute(500) if works else 0.0
-    rates = [float(answer) for answer in world.gather(str(rate).encode())]
+    rates = [float(answer) for answer in world.start.gather(str(rate).encode())]
     products = int(seconds * min(filter(None, rates)))
     found: dict[str, list[tuple[float, float]]] = {"asleep": [], "waiting": []}
     for turn in range(2 * turns):
         kind = ("asleep", "waiting")[turn % 2]
-        world.gather(b"begin")
+        world.start.gather(b"begin")
         spent = time.process_time()
         if works:
             took = compute(products)
@@ -64,7 +64,7 @@ def rank_program(workers: int, turns: int, seconds: float) -> None:
                 sys.exit("error: nothing was heard")
             took = 0.0
         mine = json.dumps([took, time.process_time() - spent]).encode()
-        answers = [json.loads(answer) for answer in world.gather(mine)]
+        answers = [json.loads(answer) for answer in world.start.gather(mine)]
         slowest = max(answer[0] for answer in answers[:workers])
         found[kind].append((slowest, max(answer[1] for answer in answers[workers:]) / slowest))
     if world.rank == 0:
@@ -75,7 +75,7 @@ def rank_program(workers: int, turns: int, seconds: float) -> None:
         row |= {"ratio": ratio, "share_of_a_core": share}
         print("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
         print(json.dumps(row))
-    worlds.finish(world, 0)
+    lifecycle.finish(world, 0)
 
 
 def main() -> int:

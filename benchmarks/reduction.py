@@ -36,7 +36,7 @@ SILOS, WEIGHT, WINDOW = 2, 750, 600.0
 def turn(world: World, fabrics: Fabrics, kind: str, update: NDArray[np.float32], total: NDArray[Any]) -> list[float]:
     """Add, reduce and apply once; return this rank's seconds of each."""
     workers = list(range(2, world.size))
-    world.gather(b"")  # all start together
+    world.start.gather(b"")  # all start together
     begin = time.perf_counter()
     if world.rank >= 2:
         total[:] = 0
@@ -48,7 +48,7 @@ def turn(world: World, fabrics: Fabrics, kind: str, update: NDArray[np.float32],
             else:
                 total += update * np.float32(WEIGHT)
     added = time.perf_counter()
-    world.gather(b"")  # the reduction alone: not the wait for the slowest worker
+    world.start.gather(b"")  # the reduction alone: not the wait for the slowest worker
     started = time.perf_counter()
     if world.rank:
         fabrics.among(Members.of(workers, 0, 0)).collect(total, None, WINDOW)
@@ -61,12 +61,12 @@ def turn(world: World, fabrics: Fabrics, kind: str, update: NDArray[np.float32],
 
 def rank(repeats: int) -> None:
     """Measure all sizes as one rank of the job; rank 0 prints."""
-    from silofold.comm import world as worlds  # noqa: PLC0415  (it starts MPI)
+    from silofold.comm import lifecycle  # noqa: PLC0415  (it starts MPI)
     from silofold.comm.fabric import Fabrics  # noqa: PLC0415
     from silofold.comm.window import Node  # noqa: PLC0415
 
-    world = worlds.connect()
-    result: dict[str, Any] = {"mpi": worlds.library_version(), "workers": world.size - 2, "repeats": repeats}
+    world = lifecycle.connect()
+    result: dict[str, Any] = {"mpi": lifecycle.library_version(), "workers": world.size - 2, "repeats": repeats}
     for name, size in SIZES.items():
         layout = topology.Layout(world.size, 1)
         node = Node(world, layout, size, np.float32, np.int64, None)  # nobody shares memory: collectives
@@ -77,7 +77,9 @@ def rank(repeats: int) -> None:
         for number in range(repeats + 1):
             for kind in KINDS:
                 mine = turn(world, fabrics, kind, update, totals[kind])
-                slowest = np.array([json.loads(answer) for answer in world.gather(json.dumps(mine).encode())]).max(axis=0)
+                slowest = np.array([json.loads(answer) for answer in world.start.gather(json.dumps(mine).encode())]).max(
+                    axis=0
+                )
                 if number:  # the first turn touches the memory
                     seen[kind].append([*slowest, slowest.sum()])
         parts = ("add", "reduce", "apply", "all")
@@ -92,7 +94,7 @@ def rank(repeats: int) -> None:
         }
     if world.rank == 0:
         print(json.dumps(result, indent=2))
-    worlds.finish(world, 0)
+    lifecycle.finish(world, 0)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from silofold import launch
-from silofold.comm import world as worlds
+from silofold.comm import lifecycle
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.messages import Members
@@ -39,7 +39,7 @@ def truth(part: slice) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
 
 def rank_program(plane: str) -> None:
     """Play one round on one rank."""
-    world = worlds.connect()
+    world = lifecycle.connect()
     layout, slices = Layout(world.size, 1), shard_slices(PARAMETERS, 1)
     labels = None if plane == "collectives" else [host for host, _ in world.places]
     node = Node(world, layout, PARAMETERS, np.int8, np.int8, labels)
@@ -49,35 +49,35 @@ def rank_program(plane: str) -> None:
     if kind == "server":
         for part in stripes():
             node.model[part] = truth(part)
-    world.gather(b"filled")
+    world.start.gather(b"filled")
     begin = time.perf_counter()
     wrong = fabric.share_model(node.model, PATIENCE, 1)
-    world.gather(b"shared")
+    world.start.gather(b"shared")
     down = time.perf_counter() - begin
     if kind == "worker":
         wrong = wrong or ("" if all((node.model[part] == truth(part)).all() for part in stripes()) else "another model")
         for part in stripes():
             np.subtract(node.model[part], world.rank, out=node.room[part])
-    world.gather(b"trained")
+    world.start.gather(b"trained")
     begin = time.perf_counter()
     total = node.room
     if kind == "server":
         lone = node.holds((1, *members.workers))
         total = node.lend(members.workers[0], slices[0]) if lone else np.zeros(PARAMETERS, np.int8)
     wrong = wrong or fabric.collect(total, None, PATIENCE)
-    world.gather(b"moved")
+    world.start.gather(b"moved")
     up = time.perf_counter() - begin
     if kind == "server":
         for part in stripes():
             expected = sum(truth(part).astype(np.int64) - rank for rank in members.workers)
             wrong = wrong or ("" if (total[part] == np.asarray(expected).astype(np.int8)).all() else "another sum")
-    stories = {rank: story.decode() for rank, story in enumerate(world.gather(wrong.encode())) if story}
+    stories = {rank: story.decode() for rank, story in enumerate(world.start.gather(wrong.encode())) if story}
     if world.rank == 0:
         sums = "right" if not stories else f"wrong: {stories}"
         story = f"{PARAMETERS} elements by {plane}: {down:.1f} s down, {up:.1f} s up, {sums}"
-        sys.stdout.write(f"{worlds.library_version()}: {story}\n")
+        sys.stdout.write(f"{lifecycle.library_version()}: {story}\n")
         sys.stdout.flush()
-    worlds.finish(world, 1 if stories else 0)
+    lifecycle.finish(world, 1 if stories else 0)
 
 
 def main() -> int:

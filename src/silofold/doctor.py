@@ -25,9 +25,8 @@ import numpy as np
 
 import silofold
 from silofold import config, launch, machine, run
+from silofold.comm import lifecycle, waiting
 from silofold.comm import probe as mpi_probe
-from silofold.comm import waiting
-from silofold.comm import world as worlds
 from silofold.commands import mpi_session, premises, relay
 from silofold.core.error_table import ERRORS
 from silofold.data import silo as silos
@@ -404,7 +403,7 @@ def _started(
 def _as_rank(settings: config.Settings, out: Path | None) -> list[Finding]:
     """Look at MPI on every rank, and judge on rank 0."""
     try:
-        world = worlds.connect()
+        world = lifecycle.connect()
     except SilofoldError as fault:
         if fault.told_elsewhere:
             return []
@@ -413,14 +412,14 @@ def _as_rank(settings: config.Settings, out: Path | None) -> list[Finding]:
         ]
     token = (out or Path()).absolute()
     token = next(path for path in (token, *token.parents) if path.is_dir()) / f".silofold-doctor-{os.getpid()}"
-    token = Path(world.share(str(token).encode()).decode())
+    token = Path(world.start.share(str(token).encode()).decode())
     try:
         if world.rank == 0:
             token.touch()
-        world.gather(b"")
+        world.start.gather(b"")
         people = [
             msgspec.json.decode(answer, type=Person)
-            for answer in world.gather(msgspec.json.encode(_look(world, settings, token)))
+            for answer in world.start.gather(msgspec.json.encode(_look(world, settings, token)))
         ]
     except OSError:
         people = []  # said already, by who started these ranks
@@ -428,13 +427,13 @@ def _as_rank(settings: config.Settings, out: Path | None) -> list[Finding]:
         return [fail("the ranks cannot reach each other", "OMPI_MCA_btl_tcp_if_include=<interface> chooses a network")]
     finally:
         token.unlink(missing_ok=True)
-    worlds.leave(world)
+    lifecycle.leave(world)
     return list(judge_ranks(people, settings)) if world.rank == 0 else []
 
 
 def _look(world: World, settings: config.Settings, token: Path) -> Person:
     started = machine.age()
-    nodes = [answer.decode() for answer in world.gather(machine.node().encode())]
+    nodes = [answer.decode() for answer in world.start.gather(machine.node().encode())]
     folder, missing = Path(settings.data.folder), []
     if settings.data.folder and (folder / silos.MANIFEST).exists():
         missing = [silo.file for silo in silos.read_manifest(folder).silos if not (folder / silo.file).exists()]

@@ -27,7 +27,7 @@ import numpy as np
 
 import silofold
 from silofold import config, faults, machine, plugins, rehearsal, timeline, topology
-from silofold.comm import world as worlds
+from silofold.comm import agreement, lifecycle
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.coordination import quorum, recovery, window
@@ -150,7 +150,7 @@ def train(request: Request) -> int:
     request = replace(request, out=request.out.absolute(), replay=request.replay.absolute() if request.replay else None)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # mpirun hands it to every rank; it is for the scheduler
     try:
-        world = worlds.connect()
+        world = lifecycle.connect()
     except SilofoldError as fault:
         console.up()
         return fault.exit_code if fault.told_elsewhere else console.error(fault)
@@ -190,7 +190,7 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
         if scheduler:
             _close(scheduler, job)
             scheduler.dismiss(code)
-        worlds.finish(world, code)
+        lifecycle.finish(world, code)
     except StopNow:
         if scheduler:
             scheduler.close("stopped at once, as asked", STOPPED)
@@ -215,7 +215,7 @@ def _without(loss: RankLost, role: Role, job: Job, world: World, request: Reques
     if request.replay:
         raise RequeueError("rank-lost", f"{loss}; start the replay again")
     if job.folder.done.exists():  # lost after its last word
-        worlds.finish(world, 0)
+        lifecycle.finish(world, 0)
     logger.warning("%s: going on from the newest checkpoint", loss)
     if scheduler := _scheduler(world, role):
         scheduler.close()
@@ -231,12 +231,12 @@ def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabr
         world = world.reordered(topology.arrange([host for host, _ in world.places], roles.servers, roles.placement))
         return world, _prepare(world, request, inputs)
     except RunOver as over:
-        worlds.finish(world, over.exit_code)
+        lifecycle.finish(world, over.exit_code)
     except SilofoldError as fault:  # agreed on by all ranks
         if world.rank == 0:
             _leave_word(request, fault)
             console.error(fault)
-        worlds.finish(world, fault.exit_code)
+        lifecycle.finish(world, fault.exit_code)
 
 
 def _rounds(world: World, role: Role, job: Job, fabrics: Fabrics) -> int:
@@ -311,7 +311,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     began = time.time()
     settings, data, script = inputs
     reach = _reach(world, settings, data) if settings.roles.near else None
-    with world.together():
+    with world.start.together():
         layout = topology.Layout(world.size, settings.roles.servers, settings.roles.standby)
         if layout.role(world.rank)[0] in {"worker", "standby"}:
             from silofold.training import instruction_set  # noqa: PLC0415  (training: not on all ranks)
@@ -332,35 +332,35 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     beginning = _claim(world, job, request)
     job.folder.ours = not request.rehearse
     title, kind = layout.title(world.rank), layout.role(world.rank)[0]
-    with world.together():
+    with world.start.together():
         _begin_log(world, job, title, rehearse=request.rehearse)
     # all workers build and try the same model: what it warns of then is told by one of them, and stands in all logs
     warned.settle(
         logger.info if kind in {"worker", "standby"} and world.rank != layout.worker_ranks.start else logger.warning
     )
-    with world.together():
+    with world.start.together():
         trainee = _host(world, job) if kind in {"worker", "standby"} else None
     warned.settle(logger.warning)
     elements = _agree_on_elements(world, layout, trainee[0].model.elements if trainee else None)
-    with world.together():
+    with world.start.together():
         slices = topology.shard_slices(elements.size, layout.servers)
     beginning = _restore_point(world, job, request, beginning, slices)
     job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids, elements=elements)
     node = _node(world, job, slices[-1].stop)
     _hand_out(world, job, trainee[0].model.host if trainee else None, slices, node)
     environment = _environment(world.places[world.rank][0], trainee)
-    people = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
+    people = [msgspec.json.decode(answer) for answer in world.start.gather(msgspec.json.encode(environment))]
     _compare_models(world, job, trainee, people)
     if request.rehearse:
         if world.rank == 0:
             sys.stdout.write(rehearsal.story(job, slices, people))
         raise RunOver(0)
-    with world.together():
+    with world.start.together():
         role = _make_role(world, job, request, beginning, slices, node, trainee, people)
     fabrics = Fabrics(world, layout, slices, node, settings.rounds.start_window)
     took = time.time() - began
     logger.info("ready after %.1f s", took)
-    world.patience = settings.rounds.start_window + 2 * took  # should the survivors of a loss have to start again
+    world.start.patience = settings.rounds.start_window + 2 * took  # should the survivors of a loss have to start again
     if world.rank == 0:
         _introduce(job, slices[-1].stop, people)
     return role, job, fabrics
@@ -381,7 +381,7 @@ def _begin_log(world: World, job: Job, title: str, *, rehearse: bool) -> None:
 def _read_inputs(world: World, request: Request) -> Inputs:
     """Read settings, manifest and, for a replay, the recorded rounds on rank 0, and share them."""
     text, manifest, folder, script = b"", b"", "", b"[]"
-    with world.together():
+    with world.start.together():
         if world.rank == 0:
             settings = read_settings(request)
             for line in plugins.strangers(settings) if request.replay else ():
@@ -393,9 +393,9 @@ def _read_inputs(world: World, request: Request) -> Inputs:
             manifest = silos.manifest_bytes(Path(folder))
             if request.replay:
                 script = msgspec.json.encode(history.read(RunFolder(request.replay).metrics))
-    text, manifest, script = world.share(text), world.share(manifest), world.share(script)
+    text, manifest, script = world.start.share(text), world.start.share(manifest), world.start.share(script)
     settings = msgspec.json.decode(text, type=config.Settings)
-    with world.together():
+    with world.start.together():
         data = silos.parse_manifest(manifest, Path(settings.data.folder) / silos.MANIFEST)
         _check_sizes(settings, data)
         rounds = msgspec.json.decode(script, type=list[Summary])
@@ -416,7 +416,7 @@ def _reach(world: World, settings: config.Settings, data: silos.Manifest) -> tup
     """Find out which ranks see the file of each silo."""
     folder = Path(settings.data.folder)
     mine = bytes((folder / silo.file).exists() for silo in data.silos)
-    seen = world.gather(mine)
+    seen = world.start.gather(mine)
     return tuple(frozenset(rank for rank, sees in enumerate(seen) if sees[silo]) for silo in range(len(data.silos)))
 
 
@@ -457,7 +457,7 @@ def _check_sizes(settings: config.Settings, data: silos.Manifest) -> None:
 def _claim(world: World, job: Job, request: Request) -> Beginning:
     """Take the run folder, and find out whether a run goes on in it."""
     resumed = False
-    with world.together():
+    with world.start.together():
         if world.rank == 0:
             if request.resume:
                 job.folder.read_record()
@@ -478,7 +478,7 @@ def _claim(world: World, job: Job, request: Request) -> Beginning:
                 _check_same(job)
             elif request.replay:
                 _check_same(replace(job, folder=RunFolder(request.replay)), exact=False)
-    return Beginning(after=-1 if world.share(b"1" if resumed else b"0") == b"1" else 0)
+    return Beginning(after=-1 if world.start.share(b"1" if resumed else b"0") == b"1" else 0)
 
 
 def _finished_rounds(folder: RunFolder) -> int:
@@ -580,10 +580,10 @@ def _compare_models(world: World, job: Job, trainee: Trainee | None, people: lis
         Two of them differ.
     """
     mine = msgspec.json.encode(trainee.found.fingerprint if trainee else None)
-    found = [msgspec.json.decode(answer, type=Fingerprint | None) for answer in world.gather(mine)]
+    found = [msgspec.json.decode(answer, type=Fingerprint | None) for answer in world.start.gather(mine)]
     ranks = [rank for rank, one in enumerate(found) if one]
     places = [tuple(people[rank].get(key) for key in surroundings.OF_A_WORKER) for rank in ranks]
-    with world.together():
+    with world.start.together():
         if differs := difference([one for one in found if one], places):
             one, other = (job.layout.title(ranks[index]) for index in differs[:2])
             raise UserCodeError(
@@ -597,11 +597,11 @@ def _compare_models(world: World, job: Job, trainee: Trainee | None, people: lis
 def _agree_on_elements(world: World, layout: topology.Layout, mine: Elements | None) -> Elements:
     """Share the table of elements, which must be the same on every rank that trains."""
     first, text = layout.worker_ranks.start, msgspec.json.encode(mine) if mine else b""
-    told = world.gather(text if world.rank == first else sha256(text).encode())
+    told = world.start.gather(text if world.rank == first else sha256(text).encode())
     shared = msgspec.json.decode(told[first], type=Elements)
     expected = sha256(told[first]).encode()
     unequal = [rank for rank in range(first + 1, world.size) if told[rank] != expected]
-    with world.together():
+    with world.start.together():
         if world.rank in unequal and mine:
             raise ConfigError(
                 "model-unequal",
@@ -620,17 +620,17 @@ def _restore_point(world: World, job: Job, request: Request, beginning: Beginnin
         if not request.rehearse:
             checkpoint.clear_drafts(folder)
         names = [path.name for path in checkpoint.found(folder)]
-    names = msgspec.json.decode(world.share(msgspec.json.encode(names)), type=list[str])
+    names = msgspec.json.decode(world.start.share(msgspec.json.encode(names)), type=list[str])
     stories: list[str] = []
     for name in names:
         try:
-            with world.together():
+            with world.start.together():
                 return _checked(world, job, folder / name, slices[-1].stop, adopts=not request.rehearse)
-        except (CheckpointError, worlds.AgreedFault) as fault:
+        except (CheckpointError, agreement.AgreedFault) as fault:
             stories.append(str(fault))
         if world.rank == 0:
             logger.warning("checkpoint %s cannot be used, trying the one before: %s", name, stories[-1])
-    with world.together():
+    with world.start.together():
         if names:
             raise CheckpointError(
                 "checkpoint-none", f"{folder}: none of {len(names)} checkpoints can be used; the newest: {stories[0]}"
@@ -673,7 +673,7 @@ def _hand_out(world: World, job: Job, vector: NDArray[np.float32] | None, slices
     kind, index = job.layout.role(world.rank)
     mine = node.model[slices[index]] if kind == "server" else None
     parts = [vector[span] for span in slices] if world.rank == first and vector is not None else []
-    world.hand_out(parts, mine, first, list(job.layout.server_ranks))
+    world.start.hand_out(parts, mine, first, list(job.layout.server_ranks))
 
 
 def _make_role(
@@ -793,7 +793,7 @@ def _environment(host: str, trainee: Trainee | None) -> dict[str, Any]:
 def _record(job: Job, slices: list[slice], people: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything that a reader of ``run.json`` needs to judge, repeat or replay the run."""
     record = facts(job.settings, job.data, job.start_round, slices[-1].stop)
-    record["versions"]["mpi"] = worlds.library_version()
+    record["versions"]["mpi"] = lifecycle.library_version()
     record["elements"] = job.elements.described()
     return record | {"ranks": [{"rank": rank, "role": job.layout.title(rank)} | one for rank, one in enumerate(people)]}
 

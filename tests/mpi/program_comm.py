@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from silofold.comm import waiting, world
+from silofold.comm import lifecycle, waiting
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.errors import ConfigError, SilofoldError
@@ -52,18 +52,18 @@ def control() -> None:
 
 def agreement() -> None:
     """A fault of any one rank is raised on all, with its text and its exit code; no fault is raised on none."""
-    with here.together():
+    with here.start.together():
         pass
     for culprit in range(here.size):
         try:
-            with here.together():
+            with here.start.together():
                 if here.rank == culprit:
                     raise ConfigError("settings-key", f"rank {culprit} found a fault")
             check(right=False, what="no fault was raised")
         except SilofoldError as fault:
             check(right=str(fault) == f"rank {culprit} found a fault" and fault.exit_code == 2, what=f"{fault!r}")
-    check(right=here.share(b"abc" if here.rank == 0 else b"") == b"abc", what="share")
-    gathered = here.gather(bytes(here.rank))
+    check(right=here.start.share(b"abc" if here.rank == 0 else b"") == b"abc", what="share")
+    gathered = here.start.gather(bytes(here.rank))
     check(right=[len(part) for part in gathered] == list(range(here.size)), what="gather")
 
 
@@ -130,7 +130,7 @@ def gather(fabric: Fabric, layout: Layout, members: list[int], truth: NDArray[np
         check(right=bool((rows == np.stack(wanted)[:, slices[index]]).all()), what=f"gather of {members}")
 
 
-here = world.connect()
+here = lifecycle.connect()
 control()
 agreement()
 for count in (1, 2, 4):
@@ -140,4 +140,4 @@ for count in (1, 2, 4):
 if here.size == 3:  # between two ranks Open MPI adds up in steps of 8 KiB, one a look
     model(1, 5_000_000, 0)
 check(right="torch" not in sys.modules, what="torch was imported")
-world.finish(here, 0)
+lifecycle.finish(here, 0)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from silofold.comm import waiting, window
-from silofold.comm import world as worlds
+from silofold.comm import lifecycle, waiting, window
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -58,7 +57,7 @@ def look(world: World) -> Facts:
     problem = _share(node)
     waiting.complete([world.comm.Ibarrier()], time.monotonic() + PATIENCE)
     return Facts(
-        library=worlds.library_version(),
+        library=lifecycle.library_version(),
         standard=MPI.Get_version(),
         threads=THREAD_LEVELS[
             (MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED, MPI.THREAD_MULTIPLE).index(MPI.Query_thread())

@@ -86,14 +86,14 @@ class Node:
         self.shared, self._lowest = False, world.rank
         works = world.rank >= layout.server_ranks.stop
         if labels:
-            with world.hurried():
+            with world.start.in_time():
                 self._share(world, layout, labels)
         if not self.shared:
             self.model = aligned(parameters if world.rank >= layout.server_ranks.start else 0, self._model_kind)
             self._rooms = {world.rank: aligned(parameters if works else 0, self._room_kind)}
             self._stamps = np.zeros(layout.servers, np.int64)
         self.room = self._rooms.get(world.rank, np.empty(0, self._room_kind))
-        self.home = [int(answer) for answer in world.gather(str(self._lowest).encode())]
+        self.home = [int(answer) for answer in world.start.gather(str(self._lowest).encode())]
 
     def _share(self, world: World, layout: Layout, labels: Sequence[str]) -> None:
         from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from silofold import machine, plugins, seeds
-from silofold.comm.world import AgreedFault
+from silofold.comm.agreement import AgreedFault
 from silofold.coordination import events
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import EndKind, Finished, Lost, Opened, RoundClosed, Send, Tallied
