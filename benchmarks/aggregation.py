@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from silofold.comm.window import Node
+    from silofold.comm.node_memory import NodeMemory
     from silofold.comm.world import World
 
 EXAMPLES: Final = 100
@@ -44,7 +44,7 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     """Play the rounds on one rank."""
     from silofold.comm import lifecycle  # noqa: PLC0415  (each rank imports what its role needs)
     from silofold.comm.fabric import Fabrics  # noqa: PLC0415
-    from silofold.comm.window import Node  # noqa: PLC0415
+    from silofold.comm.node_memory import NodeMemory  # noqa: PLC0415
     from silofold.messages import Members  # noqa: PLC0415
     from silofold.topology import Layout, shard_slices  # noqa: PLC0415
 
@@ -52,7 +52,7 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     layout, slices = Layout(world.size, servers), shard_slices(parameters, servers)
     labels = [host for host, _ in world.places] if plane == "shared" else None
     kind, copies = np.int64 if mode.endswith("exact") else np.float32, mode in COPIES.values()
-    node = Node(world, layout, parameters, np.float32, kind, labels)
+    node = NodeMemory(world, layout, parameters, np.float32, kind, labels)
     fabrics = Fabrics(world, layout, slices, node, 60)
     role, index = layout.role(world.rank)
     span = slices[index] if role == "server" else slice(0, parameters)
@@ -102,7 +102,7 @@ def server_step(size: int, workers: int) -> Callable[[NDArray[np.float32], NDArr
     return lambda shard, total: move(shard, total, weights, None, strategy, optimizer, state)
 
 
-def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: Node, mode: str, examples: int) -> None:
+def train(vector: NDArray[np.float32], weights: NDArray[np.float32], node: NodeMemory, mode: str, examples: int) -> None:
     """Move the model and leave the weighted update in the room."""
     if mode in COPIES.values():
         np.copyto(weights, vector)

@@ -53,13 +53,13 @@ def rank_program(workers: int, turns: int, seconds: float) -> None:
         if works:
             took = compute(products)
             for rank in range(workers + IDLE) if world.rank == 0 and kind == "waiting" else ():
-                world.say(messages.Alive(), rank) if rank >= workers else None
+                world.send(messages.Alive(), rank) if rank >= workers else None
         elif kind == "asleep":
             time.sleep(1.5 * seconds)
             took = 0.0
         else:
             try:
-                world.hear(time.monotonic() + 60)
+                world.receive(time.monotonic() + 60)
             except waiting.Timeout:
                 sys.exit("error: nothing was heard")
             took = 0.0

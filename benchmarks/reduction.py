@@ -63,13 +63,13 @@ def rank(repeats: int) -> None:
     """Measure all sizes as one rank of the job; rank 0 prints."""
     from silofold.comm import lifecycle  # noqa: PLC0415  (it starts MPI)
     from silofold.comm.fabric import Fabrics  # noqa: PLC0415
-    from silofold.comm.window import Node  # noqa: PLC0415
+    from silofold.comm.node_memory import NodeMemory  # noqa: PLC0415
 
     world = lifecycle.connect()
     result: dict[str, Any] = {"mpi": lifecycle.library_version(), "workers": world.size - 2, "repeats": repeats}
     for name, size in SIZES.items():
         layout = topology.Layout(world.size, 1)
-        node = Node(world, layout, size, np.float32, np.int64, None)  # nobody shares memory: collectives
+        node = NodeMemory(world, layout, size, np.float32, np.int64, None)  # nobody shares memory: collectives
         fabrics = Fabrics(world, layout, topology.shard_slices(size, 1), node, WINDOW)
         update = np.random.default_rng(world.rank).normal(0, 1e-3, size).astype(np.float32)
         totals: dict[str, NDArray[Any]] = {"exact": np.zeros(size, np.int64), "float32": np.zeros(size, np.float32)}

@@ -16,7 +16,7 @@ import numpy as np
 from silofold import launch
 from silofold.comm import lifecycle
 from silofold.comm.fabric import Fabrics
-from silofold.comm.window import Node
+from silofold.comm.node_memory import NodeMemory
 from silofold.messages import Members
 from silofold.topology import Layout, shard_slices
 
@@ -42,7 +42,7 @@ def rank_program(plane: str) -> None:
     world = lifecycle.connect()
     layout, slices = Layout(world.size, 1), shard_slices(PARAMETERS, 1)
     labels = None if plane == "collectives" else [host for host, _ in world.places]
-    node = Node(world, layout, PARAMETERS, np.int8, np.int8, labels)
+    node = NodeMemory(world, layout, PARAMETERS, np.int8, np.int8, labels)
     members = Members.of(layout.worker_ranks, 0, 0)
     fabric = Fabrics(world, layout, slices, node, PATIENCE).among(members)
     kind = layout.role(world.rank)[0]

@@ -29,7 +29,7 @@ import silofold
 from silofold import config, faults, machine, plugins, rehearsal, timeline, topology
 from silofold.comm import agreement, lifecycle
 from silofold.comm.fabric import Fabrics
-from silofold.comm.window import Node
+from silofold.comm.node_memory import NodeMemory
 from silofold.coordination import quorum, recovery, window
 from silofold.core import console, warned
 from silofold.core.elements import Elements
@@ -249,7 +249,7 @@ def _rounds(world: World, role: Role, job: Job, fabrics: Fabrics) -> int:
         if not world.rank:
             raise
         logger.info("rank %d ends the job", world.rank, exc_info=fault)
-        world.say(Broken(fault.id, fault.message), topology.SCHEDULER)  # who tells it once, and ends all ranks
+        world.send(Broken(fault.id, fault.message), topology.SCHEDULER)  # who tells it once, and ends all ranks
         return Listener(world, job).dismissal()
 
 
@@ -311,7 +311,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     began = time.time()
     settings, data, script = inputs
     reach = _reach(world, settings, data) if settings.roles.near else None
-    with world.start.together():
+    with world.start.agree():
         layout = topology.Layout(world.size, settings.roles.servers, settings.roles.standby)
         if layout.role(world.rank)[0] in {"worker", "standby"}:
             from silofold.training import instruction_set  # noqa: PLC0415  (training: not on all ranks)
@@ -332,17 +332,17 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
     beginning = _claim(world, job, request)
     job.folder.ours = not request.rehearse
     title, kind = layout.title(world.rank), layout.role(world.rank)[0]
-    with world.start.together():
+    with world.start.agree():
         _begin_log(world, job, title, rehearse=request.rehearse)
     # all workers build and try the same model: what it warns of then is told by one of them, and stands in all logs
     warned.settle(
         logger.info if kind in {"worker", "standby"} and world.rank != layout.worker_ranks.start else logger.warning
     )
-    with world.start.together():
+    with world.start.agree():
         trainee = _host(world, job) if kind in {"worker", "standby"} else None
     warned.settle(logger.warning)
     elements = _agree_on_elements(world, layout, trainee[0].model.elements if trainee else None)
-    with world.start.together():
+    with world.start.agree():
         slices = topology.shard_slices(elements.size, layout.servers)
     beginning = _restore_point(world, job, request, beginning, slices)
     job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids, elements=elements)
@@ -355,7 +355,7 @@ def _prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job,
         if world.rank == 0:
             sys.stdout.write(rehearsal.story(job, slices, people))
         raise RunOver(0)
-    with world.start.together():
+    with world.start.agree():
         role = _make_role(world, job, request, beginning, slices, node, trainee, people)
     fabrics = Fabrics(world, layout, slices, node, settings.rounds.start_window)
     took = time.time() - began
@@ -381,7 +381,7 @@ def _begin_log(world: World, job: Job, title: str, *, rehearse: bool) -> None:
 def _read_inputs(world: World, request: Request) -> Inputs:
     """Read settings, manifest and, for a replay, the recorded rounds on rank 0, and share them."""
     text, manifest, folder, script = b"", b"", "", b"[]"
-    with world.start.together():
+    with world.start.agree():
         if world.rank == 0:
             settings = read_settings(request)
             for line in plugins.strangers(settings) if request.replay else ():
@@ -395,7 +395,7 @@ def _read_inputs(world: World, request: Request) -> Inputs:
                 script = msgspec.json.encode(history.read(RunFolder(request.replay).metrics))
     text, manifest, script = world.start.share(text), world.start.share(manifest), world.start.share(script)
     settings = msgspec.json.decode(text, type=config.Settings)
-    with world.start.together():
+    with world.start.agree():
         data = silos.parse_manifest(manifest, Path(settings.data.folder) / silos.MANIFEST)
         _check_sizes(settings, data)
         rounds = msgspec.json.decode(script, type=list[Summary])
@@ -457,7 +457,7 @@ def _check_sizes(settings: config.Settings, data: silos.Manifest) -> None:
 def _claim(world: World, job: Job, request: Request) -> Beginning:
     """Take the run folder, and find out whether a run goes on in it."""
     resumed = False
-    with world.start.together():
+    with world.start.agree():
         if world.rank == 0:
             if request.resume:
                 job.folder.read_record()
@@ -583,7 +583,7 @@ def _compare_models(world: World, job: Job, trainee: Trainee | None, people: lis
     found = [msgspec.json.decode(answer, type=Fingerprint | None) for answer in world.start.gather(mine)]
     ranks = [rank for rank, one in enumerate(found) if one]
     places = [tuple(people[rank].get(key) for key in surroundings.OF_A_WORKER) for rank in ranks]
-    with world.start.together():
+    with world.start.agree():
         if differs := difference([one for one in found if one], places):
             one, other = (job.layout.title(ranks[index]) for index in differs[:2])
             raise UserCodeError(
@@ -601,7 +601,7 @@ def _agree_on_elements(world: World, layout: topology.Layout, mine: Elements | N
     shared = msgspec.json.decode(told[first], type=Elements)
     expected = sha256(told[first]).encode()
     unequal = [rank for rank in range(first + 1, world.size) if told[rank] != expected]
-    with world.start.together():
+    with world.start.agree():
         if world.rank in unequal and mine:
             raise ConfigError(
                 "model-unequal",
@@ -624,13 +624,13 @@ def _restore_point(world: World, job: Job, request: Request, beginning: Beginnin
     stories: list[str] = []
     for name in names:
         try:
-            with world.start.together():
+            with world.start.agree():
                 return _checked(world, job, folder / name, slices[-1].stop, adopts=not request.rehearse)
         except (CheckpointError, agreement.AgreedFault) as fault:
             stories.append(str(fault))
         if world.rank == 0:
             logger.warning("checkpoint %s cannot be used, trying the one before: %s", name, stories[-1])
-    with world.start.together():
+    with world.start.agree():
         if names:
             raise CheckpointError(
                 "checkpoint-none", f"{folder}: none of {len(names)} checkpoints can be used; the newest: {stories[0]}"
@@ -659,15 +659,15 @@ def _checked(world: World, job: Job, path: Path, parameters: int, *, adopts: boo
     return Beginning(after=manifest.round, counted=manifest.counted, voids=manifest.voids, manifest=manifest)
 
 
-def _node(world: World, job: Job, parameters: int) -> Node:
+def _node(world: World, job: Job, parameters: int) -> NodeMemory:
     """Make the memory that the ranks of a node share."""
     hosts = [host for host, _ in world.places] if job.uplink.shared else None
-    node = Node(world, job.layout, parameters, np.float32, job.uplink.dtype, hosts)
+    node = NodeMemory(world, job.layout, parameters, np.float32, job.uplink.dtype, hosts)
     logger.info("model bytes go by %s", "shared memory within the node" if node.shared else "collectives alone")
     return node
 
 
-def _hand_out(world: World, job: Job, vector: NDArray[np.float32] | None, slices: list[slice], node: Node) -> None:
+def _hand_out(world: World, job: Job, vector: NDArray[np.float32] | None, slices: list[slice], node: NodeMemory) -> None:
     """Hand each server its slice of the initial model, which the first worker has made from the seed."""
     first = job.layout.worker_ranks.start
     kind, index = job.layout.role(world.rank)
@@ -682,7 +682,7 @@ def _make_role(
     request: Request,
     beginning: Beginning,
     slices: list[slice],
-    node: Node,
+    node: NodeMemory,
     trainee: Trainee | None,
     people: list[dict[str, Any]],
 ) -> Role:
@@ -711,7 +711,7 @@ def _make_role(
 def _make_scheduler(
     world: World,
     job: Job,
-    node: Node,
+    node: NodeMemory,
     request: Request,
     slices: list[slice],
     people: list[dict[str, Any]],

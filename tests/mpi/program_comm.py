@@ -10,7 +10,7 @@ import numpy as np
 
 from silofold.comm import lifecycle, waiting
 from silofold.comm.fabric import Fabrics
-from silofold.comm.window import Node
+from silofold.comm.node_memory import NodeMemory
 from silofold.errors import ConfigError, SilofoldError
 from silofold.messages import Members, Ready, Report, Reports
 from silofold.topology import Layout, shard_slices
@@ -33,30 +33,30 @@ def control() -> None:
     if here.rank == 0:
         heard: dict[int, list[str]] = {rank: [] for rank in range(1, here.size)}
         for _ in range(3 * (here.size - 1)):
-            rank, message = here.hear(time.monotonic() + 20)
+            rank, message = here.receive(time.monotonic() + 20)
             heard[rank].append(type(message).__name__)
         check(right=all(kinds == ["Ready", "Reports", "Ready"] for kinds in heard.values()), what=f"order: {heard}")
         begin = time.monotonic()
         try:
-            here.hear(begin + 0.2)
+            here.receive(begin + 0.2)
             check(right=False, what="a message from nowhere")
         except waiting.Timeout:
             check(right=0.2 <= time.monotonic() - begin < 5, what="deadline")
     else:
         rows = tuple(Report(silo, 1, 2, 3, 0.5, 4, 0.25, finished=True, elements=1) for silo in range(5000))
-        here.say(Ready(f"rank {here.rank}"), 0)
-        here.say(Reports(7, 1.0, rows), 0)
-        here.say(Ready(f"rank {here.rank}"), 0)
+        here.send(Ready(f"rank {here.rank}"), 0)
+        here.send(Reports(7, 1.0, rows), 0)
+        here.send(Ready(f"rank {here.rank}"), 0)
         here.flush(20)
 
 
 def agreement() -> None:
     """A fault of any one rank is raised on all, with its text and its exit code; no fault is raised on none."""
-    with here.start.together():
+    with here.start.agree():
         pass
     for culprit in range(here.size):
         try:
-            with here.start.together():
+            with here.start.agree():
                 if here.rank == culprit:
                     raise ConfigError("settings-key", f"rank {culprit} found a fault")
             check(right=False, what="no fault was raised")
@@ -77,7 +77,7 @@ def model(servers: int, parameters: int, nodes: int) -> None:
     layout = Layout(here.size, servers)
     slices = shard_slices(parameters, servers)
     labels = [str(rank % nodes) for rank in range(here.size)] if nodes else None
-    node = Node(here, layout, parameters, np.float32, np.int64, labels)
+    node = NodeMemory(here, layout, parameters, np.float32, np.int64, labels)
     beside = [rank for rank in range(here.size) if nodes and rank % nodes == here.rank % nodes]
     check(right=node.shared == (len(beside) > 1), what=f"{nodes} nodes: shared is {node.shared}")
     check(right=all(not part.size or part.ctypes.data % 64 == 0 for part in (node.model, node.room)), what="alignment")

@@ -23,13 +23,14 @@ class Rank:
 
     def __init__(self, rank: int, size: int, answers: list[bytes]) -> None:
         self.rank, self.size, self._answers, self.said = rank, size, answers, b""
+        self.start = self
 
     def gather(self, data: bytes) -> list[bytes]:
         self.said = data
         return self._answers
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def agree(self) -> Iterator[None]:
         yield
 
 

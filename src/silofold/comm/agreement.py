@@ -104,7 +104,7 @@ class Agreement:
             waiting.complete(requests)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def agree(self) -> Iterator[None]:
         """Run a block in which any rank may find a fault, and raise that fault on every rank or on none.
 
         Raises

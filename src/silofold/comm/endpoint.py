@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from silofold import messages
-from silofold.comm import bell, failures, waiting
+from silofold.comm import failures, waiting, wakeup
 from silofold.core import trace
 
 if TYPE_CHECKING:
@@ -46,31 +46,31 @@ class Endpoint:
         self._leaving: list[tuple[MPI.Request, bytes]] = []
         self._arriving: list[tuple[int, MPI.Request, bytearray]] = []
         self._deaths: deque[int] = deque()
-        self._obituary = failures.Obituary(comm)
-        self.survives = self._obituary.supported
+        self._failures = failures.FailureDetector(comm)
+        self.survives = self._failures.supported
         """Whether the survivors of a rank's death can go on."""
         self.troubled = False
         """Whether a rank died or a collective broke: the library's own farewell may then wait for ever."""
-        self._bell = bell.Bell()
+        self._wakeup = wakeup.Wakeup()
         self._longest_sleep = waiting.LONGEST_SLEEP
 
     def _connect(self, names: list[bytes], beside: list[bool]) -> None:
         """Take note of the bells of all ranks, and of those that run on this host."""
-        self._bell.connect([name if near else b"" for name, near in zip(names, beside, strict=True)])
+        self._wakeup.connect([name if near else b"" for name, near in zip(names, beside, strict=True)])
         if all(beside) and all(names):
             self._longest_sleep = waiting.BELL_SLEEP
 
     @property
     def living(self) -> list[int]:
         """Ranks that are not known to be dead, this one included."""
-        return [rank for rank in range(self.size) if rank not in self._obituary.dead]
+        return [rank for rank in range(self.size) if rank not in self._failures.dead]
 
     @property
     def losses(self) -> int:
         """How many ranks are known to be dead."""
-        return len(self._obituary.dead)
+        return len(self._failures.dead)
 
-    def say(self, message: messages.AnyMessage, to: int) -> None:
+    def send(self, message: messages.AnyMessage, to: int) -> None:
         """Send a message without waiting for its receiver; to a dead rank it goes nowhere."""
         from mpi4py import MPI  # noqa: PLC0415  (importing it starts MPI: not when this module is read)
 
@@ -79,13 +79,13 @@ class Endpoint:
         self._prune()
         with self._tolerating(MPI.Exception):
             self._leaving.append((self.comm.Isend(data, dest=to, tag=CONTROL), data))
-        self._bell.ring(to)
+        self._wakeup.ring(to)
 
     def poll(self) -> tuple[int, messages.AnyMessage] | None:
         """Return the next message that has arrived whole, with its sender, or a death, or none."""
-        self._receive()
+        self._begin_receiving()
         if self._deaths:  # the dead rank's last words come before the news of its death
-            self._receive()
+            self._begin_receiving()
         blocked = set()  # a sender's messages stay in order, also when a later, smaller one is complete first
         for index, (source, request, buffer) in enumerate(self._arriving):
             if source not in blocked and self._is_over(request):
@@ -93,14 +93,14 @@ class Endpoint:
                 return source, messages.decode(buffer)
             blocked.add(source)
         if not self._deaths:
-            self._deaths.extend(sorted(self._obituary.look()))
+            self._deaths.extend(sorted(self._failures.look()))
             return None  # the next look hears its last words, if there are any
         self.troubled = True
         dead = self._deaths.popleft()
         self._arriving = [entry for entry in self._arriving if entry[0] != dead]
         return dead, messages.Gone()
 
-    def _receive(self) -> None:
+    def _begin_receiving(self) -> None:
         """Begin to receive every message that is there."""
         from mpi4py import MPI  # noqa: PLC0415  (as above)
 
@@ -122,7 +122,7 @@ class Endpoint:
         except error:
             if not self.survives:
                 raise
-            self._deaths.extend(sorted(self._obituary.look(now=True)))
+            self._deaths.extend(sorted(self._failures.look(now=True)))
 
     def _is_over(self, request: MPI.Request, *, broken: bool = False) -> bool:
         """Whether a transfer is complete; `broken` is the answer for one that the other rank's death has ended."""
@@ -136,7 +136,7 @@ class Endpoint:
         """Forget what has left."""
         self._leaving = [entry for entry in self._leaving if not self._is_over(entry[0], broken=True)]
 
-    def hear(self, deadline: float) -> tuple[int, messages.AnyMessage]:
+    def receive(self, deadline: float) -> tuple[int, messages.AnyMessage]:
         """Wait for the next message, or for the news that a rank has died.
 
         Parameters
@@ -189,7 +189,7 @@ class Endpoint:
             self.trace.flush()
         self._prune()
         travelling = self._leaving or self._arriving
-        return self._bell.rest(min(seconds, waiting.LONGEST_SLEEP) if travelling else seconds)
+        return self._wakeup.rest(min(seconds, waiting.LONGEST_SLEEP) if travelling else seconds)
 
     def flush(self, seconds: float) -> None:
         """Wait until all messages said are on their way.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
     from numpy.typing import NDArray
 
-    from silofold.comm.window import Node
+    from silofold.comm.node_memory import NodeMemory
     from silofold.comm.world import World
     from silofold.messages import Members
     from silofold.topology import Layout
@@ -54,7 +54,7 @@ class Fabric:
     """
 
     def __init__(
-        self, world: World, layout: Layout, slices: Sequence[slice], node: Node, members: Members, seconds: float
+        self, world: World, layout: Layout, slices: Sequence[slice], node: NodeMemory, members: Members, seconds: float
     ) -> None:
         self._world, self._node = world, node
         self._shards: list[tuple[int, MPI.Intracomm]] = []
@@ -74,7 +74,7 @@ class Fabric:
         self.broken = ""
         for shard, server in enumerate(layout.server_ranks):
             if agents[shard] and (world.rank == server or shard in self._brought):
-                comm = world.weave([server, *agents[shard]], server, members.epoch, members.losses, seconds)
+                comm = world.create_group([server, *agents[shard]], server, members.epoch, members.losses, seconds)
                 if comm is None:
                     self._break("a member died before it could begin")
                     return
@@ -232,7 +232,7 @@ class Fabrics:
         Longest time that making a fabric may take, before the job is ended.
     """
 
-    def __init__(self, world: World, layout: Layout, slices: Sequence[slice], node: Node, seconds: float) -> None:
+    def __init__(self, world: World, layout: Layout, slices: Sequence[slice], node: NodeMemory, seconds: float) -> None:
         self._world, self._layout, self._slices, self._node, self._seconds = world, layout, slices, node, seconds
         self._made: dict[tuple[int, ...], Fabric] = {}
         self._old: list[Fabric] = []

@@ -22,7 +22,7 @@ LOOK_EVERY = 0.02
 """Seconds between two looks at the library's list of dead ranks."""
 
 
-class Obituary:
+class FailureDetector:
     """Which ranks of a communicator are known to be dead.
 
     Parameters

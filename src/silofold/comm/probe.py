@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from silofold.comm import lifecycle, waiting, window
+from silofold.comm import lifecycle, waiting
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -73,9 +73,9 @@ def look(world: World) -> Facts:
 def _share(node: MPI.Intracomm) -> str:
     """Write into memory that the ranks of a node share, as a run does, and read what the neighbour wrote."""
     rank, size = node.Get_rank(), node.Get_size()
-    memory = window.map_memory(node, size * SHARED_BYTES, [(rank * SHARED_BYTES, SHARED_BYTES)])
+    memory = node_memory.map_memory(node, size * SHARED_BYTES, [(rank * SHARED_BYTES, SHARED_BYTES)])
     if memory is None:
-        return f"no file of {size * SHARED_BYTES} bytes can be mapped in {window.MEMORY}"
+        return f"no file of {size * SHARED_BYTES} bytes can be mapped in {node_memory.MEMORY}"
     parts = memory.reshape(size, SHARED_BYTES)
     parts[rank] = rank % 251
     waiting.complete([node.Ibarrier()], time.monotonic() + PATIENCE)

@@ -47,14 +47,14 @@ class World(Endpoint):
             super().__init__(comm.Dup())
             # Open MPI makes group communicators by messages with the caller's tag on the parent: on the communicator of the
             # control messages, a probe would take one of them for a control message
-            self.nursery = comm.Dup()
+            self.group_comm = comm.Dup()
         self.start.comm = self.comm
         self.window = 0.0
         """Seconds of the update window of the last plan that this rank has heard; 0 before the first."""
         self.places: list[tuple[str, int]] = []
         """Host and process of each rank."""
         names = []
-        for answer in self.start.gather(f"{machine.host()} {os.getpid()} {self._bell.name.hex()}".encode()):
+        for answer in self.start.gather(f"{machine.host()} {os.getpid()} {self._wakeup.name.hex()}".encode()):
             host, pid, name = answer.decode().split(" ")
             self.places.append((host, int(pid)))
             names.append(bytes.fromhex(name))
@@ -63,7 +63,7 @@ class World(Endpoint):
 
     # --- communicators among some ranks ------------------------------------------------------------------------------
 
-    def weave(self, ranks: Sequence[int], tag: int, epoch: int, losses: int, seconds: float) -> MPI.Intracomm | None:
+    def create_group(self, ranks: Sequence[int], tag: int, epoch: int, losses: int, seconds: float) -> MPI.Intracomm | None:
         """Make a communicator of these ranks, each of which calls this; the others need not know.
 
         Parameters
@@ -86,13 +86,13 @@ class World(Endpoint):
         """
         from mpi4py import MPI  # noqa: PLC0415  (as above)
 
-        members = self.nursery.Get_group().Incl(list(ranks))
+        members = self.group_comm.Get_group().Incl(list(ranks))
         words = (
             f"silofold: rank {self.rank}: no communicator of ranks {list(ranks)} within {seconds:.0f} s; resume the run\n"
         )
         with failures.watchdog(seconds, words, self.end_job), self._tolerating(MPI.Exception):
             if not losses:
-                return self.nursery.Create_group(members, tag=tag)
+                return self.group_comm.Create_group(members, tag=tag)
             # Open MPI refuses to make a group's communicator out of one that has a dead member, but it makes one of nothing
             mark = zlib.crc32(repr((tuple(ranks), epoch)).encode())
             return MPI.Intracomm.Create_from_group(members, f"silofold.{tag}.{epoch}.{mark:08x}")
@@ -104,7 +104,7 @@ class World(Endpoint):
             return self
         from mpi4py import MPI  # noqa: PLC0415  (as above)
 
-        self._bell.close()
+        self._wakeup.close()
         with self.start.in_time():
             comm = MPI.Intracomm(self.comm.Split(0, order.index(self.rank)))
         return World(comm, self.start.patience, self.end_job)
@@ -117,10 +117,10 @@ class World(Endpoint):
         RequeueError
             Another rank died meanwhile.
         """
-        comm = self.weave(ranks, 0, generation, 1, self.start.patience)
+        comm = self.create_group(ranks, 0, generation, 1, self.start.patience)
         if comm is None:
             raise RequeueError("rank-lost", "another rank died while the survivors regrouped; resume the run")
-        self._bell.close()
+        self._wakeup.close()
         world = World(comm, self.start.patience, self.end_job)
         world.troubled, world.window, world.trace = True, self.window, self.trace
         return world
@@ -142,7 +142,7 @@ class World(Endpoint):
         if self.survives:  # then Abort ends this rank alone, and mpirun at times gives 0
             far = [rank for rank in self.living if rank != self.rank and not self.end_rank(rank)]
             for rank in far:
-                self.say(messages.Over(code, troubled=True), rank)
+                self.send(messages.Over(code, troubled=True), rank)
             if far:
                 with contextlib.suppress(waiting.Timeout):
                     self.flush(1.0)

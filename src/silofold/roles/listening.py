@@ -110,7 +110,7 @@ class Listener:
 def next_event(world: World, deadline: float) -> Event:
     """Wait for a message, the news of a death, or the time."""
     try:
-        rank, message = world.hear(deadline)
+        rank, message = world.receive(deadline)
     except waiting.Timeout:
         return events.Tick()
     return events.Died(rank) if isinstance(message, Gone) else events.Heard(rank, message)
@@ -127,7 +127,7 @@ def perform(world: World, actions: list[MemberAction]) -> Take | Lost | Dismisse
     for action in actions:
         match action:
             case Send(to, message):
-                world.say(message, to)
+                world.send(message, to)
             case Expel(rank):
                 world.end_rank(rank)
             case GiveUp(error, story):

@@ -25,7 +25,7 @@ from silofold.roles.listening import RankLost, next_event
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from silofold.comm.window import Node
+    from silofold.comm.node_memory import NodeMemory
     from silofold.comm.world import World
     from silofold.coordination.events import Action, Event
     from silofold.coordination.window import Lap
@@ -65,7 +65,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, world: World, job: Job, node: Node, recorder: Recorder, resumed: checkpoint.Manifest | None,
+        self, world: World, job: Job, node: NodeMemory, recorder: Recorder, resumed: checkpoint.Manifest | None,
         failures: dict[int, int], laps: tuple[Lap, ...], elements: int,
     ) -> None:  # fmt: skip
         self._world, self._job, self._recorder = world, job, recorder
@@ -146,7 +146,7 @@ class Scheduler:
         for rank in {*self._silent, *self._expelled} & set(self._world.living) if self._world.survives else ():
             self._world.end_rank(rank)
         for rank in self._world.living[1:]:
-            self._world.say(Over(code, self._world.troubled), rank)
+            self._world.send(Over(code, self._world.troubled), rank)
 
     def close(self, ended: str = "", ending: Ending | None = None) -> None:
         """Close the record and the sinks, and leave word of how it went."""
@@ -198,12 +198,12 @@ class Scheduler:
         for action in actions:
             match action:
                 case Send(to, message):
-                    self._world.say(message, to)
+                    self._world.send(message, to)
                 case events.Warn(text):
                     logger.warning("%s", text)
                 case events.Expel(rank, neighbours):
                     if not self._world.end_rank(rank) and neighbours:
-                        self._world.say(Expel(rank), neighbours[0])
+                        self._world.send(Expel(rank), neighbours[0])
                 case Finished():
                     self._finish(action)
                 case _:
@@ -292,8 +292,8 @@ class Scheduler:
 
 
 def _facts(
-    world: World, job: Job, node: Node, resumed: checkpoint.Manifest | None, failures: dict[int, int], laps: tuple[Lap, ...],
-    elements: int,
+    world: World, job: Job, node: NodeMemory, resumed: checkpoint.Manifest | None, failures: dict[int, int],
+    laps: tuple[Lap, ...], elements: int,
 ) -> Facts:  # fmt: skip
     """Say what the coordinator must know of the job."""
     settings, servers = job.settings, tuple(job.layout.server_ranks)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from silofold.comm.window import Node
+    from silofold.comm.node_memory import NodeMemory
     from silofold.comm.world import World
     from silofold.core.elements import Kind
     from silofold.messages import Plan
@@ -106,7 +106,7 @@ class Server:
     """
 
     def __init__(
-        self, world: World, job: Job, node: Node, span: slice, state: dict[str, NDArray[np.float64]] | None
+        self, world: World, job: Job, node: NodeMemory, span: slice, state: dict[str, NDArray[np.float64]] | None
     ) -> None:
         self._world, self._job, self._node, self._span = world, job, node, span
         self._listener = Listener(world, job)
@@ -142,7 +142,7 @@ class Server:
         draft = checkpoint.draft_of(folder, plan.round - 1)
         saved = [checkpoint.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._state})]
         title, seconds = self._job.layout.title(self._world.rank), time.perf_counter() - begin
-        self._world.say(Saved(plan.round - 1, title, tuple(saved), seconds), topology.SCHEDULER)
+        self._world.send(Saved(plan.round - 1, title, tuple(saved), seconds), topology.SCHEDULER)
 
     def is_over(self, plan: Plan) -> bool:
         """Wait for the run's last word; False if its end is planned again."""
@@ -173,7 +173,7 @@ class Server:
             return tally.as_settled()
         sound = broken or all(np.isfinite(extreme(moved, initial=0)) for extreme in (np.min, np.max))
         unsound = "" if sound else f"server {self._shard} received numbers that are not finite"
-        self._world.say(Moved(tally.round, tally.attempt, broken, unsound), topology.SCHEDULER)
+        self._world.send(Moved(tally.round, tally.attempt, broken, unsound), topology.SCHEDULER)
         return self._listener.word(tally)
 
     def apply(self, received: NDArray[Any], tally: Tally) -> None:
@@ -187,7 +187,7 @@ class Server:
         digest = sha256(self.vector.astype("<f4", copy=False).data)
         finite = all(bool(np.isfinite(extreme(self.vector, initial=0))) for extreme in (np.min, np.max))
         applied = Applied(tally.round, self._shard, digest, reduced - self._clock, done - reduced, finite)
-        self._world.say(applied, topology.SCHEDULER)
+        self._world.send(applied, topology.SCHEDULER)
 
     def record(self, plan: Plan, tally: Tally) -> None:
         """Note a void round."""

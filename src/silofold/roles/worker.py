@@ -117,7 +117,7 @@ class Worker:
             logger.warning("round %d: the model did not arrive: %s", plan.round, broken)
             self.vector = flat.aligned(self._model.size)  # late bytes may still land in the old one
             if plan.last:
-                self._world.say(Evaluation(plan.round, "", 0.0, 0.0, (), arrived=False), topology.SCHEDULER)
+                self._world.send(Evaluation(plan.round, "", 0.0, 0.0, (), arrived=False), topology.SCHEDULER)
             return
         begin = time.monotonic()
         self._model.load(self.vector)
@@ -134,7 +134,7 @@ class Worker:
         evaluation = Evaluation(plan.round, digest, now - begin, begin - self._planned, tuple(scores), unscored)
         if plan.last:  # the scheduler writes DONE when it has heard this
             self._save(plan, first=first)
-        self._world.say(evaluation, topology.SCHEDULER)
+        self._world.send(evaluation, topology.SCHEDULER)
         self._log(plan.round - 1, scores)
         if not plan.last:
             self._save(plan, first=first)
@@ -154,7 +154,7 @@ class Worker:
         self._reports = tuple(self._train_all(plan))
         self._total.to_host()
         seconds = time.perf_counter() - begin
-        self._world.say(Reports(plan.round, seconds, self._reports), topology.SCHEDULER)
+        self._world.send(Reports(plan.round, seconds, self._reports), topology.SCHEDULER)
         for report in self._reports:
             if not report.finished:
                 logger.warning("round %d silo %d: failed: %s", plan.round, report.silo, report.reason)
@@ -173,7 +173,7 @@ class Worker:
         if tally.certain:
             return tally.as_settled()
         if self._world.rank in tally.members.workers:
-            self._world.say(Moved(tally.round, tally.attempt, broken), topology.SCHEDULER)
+            self._world.send(Moved(tally.round, tally.attempt, broken), topology.SCHEDULER)
         return self._listener.word(tally)
 
     def apply(self, sent: NDArray[Any], tally: Tally) -> None:

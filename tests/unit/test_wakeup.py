@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from silofold.comm import waiting
-from silofold.comm.bell import Bell
+from silofold.comm.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Bell, Bell]]:
-    bells = Bell(), Bell()
+def pair() -> Iterator[tuple[Wakeup, Wakeup]]:
+    bells = Wakeup(), Wakeup()
     for bell in bells:
         bell.connect([bells[0].name, bells[1].name, b""])
     yield bells
@@ -23,7 +23,7 @@ def pair() -> Iterator[tuple[Bell, Bell]]:
         bell.close()
 
 
-def test_a_ring_wakes_and_is_heard_once(pair: tuple[Bell, Bell]) -> None:
+def test_a_ring_wakes_and_is_heard_once(pair: tuple[Wakeup, Wakeup]) -> None:
     here, there = pair
     assert here.name
     assert here.name != there.name
@@ -44,7 +44,7 @@ def test_a_ring_wakes_and_is_heard_once(pair: tuple[Bell, Bell]) -> None:
     assert not there.rest(0)
 
 
-def test_nobody_is_held_up_by_a_rank_that_does_not_listen(pair: tuple[Bell, Bell]) -> None:
+def test_nobody_is_held_up_by_a_rank_that_does_not_listen(pair: tuple[Wakeup, Wakeup]) -> None:
     here, there = pair
     for _ in range(10_000):  # more than its queue holds
         here.ring(1)
@@ -61,7 +61,7 @@ def test_without_sockets_it_is_a_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError
 
     monkeypatch.setattr("socket.socket", refused)
-    bell = Bell()
+    bell = Wakeup()
     assert bell.name == b""
     bell.connect([b"\0somebody"])
     bell.ring(0)
@@ -70,7 +70,7 @@ def test_without_sockets_it_is_a_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - begin > 0.01
 
 
-def test_a_wait_looks_again_when_the_bell_rings(pair: tuple[Bell, Bell]) -> None:
+def test_a_wait_looks_again_when_the_bell_rings(pair: tuple[Wakeup, Wakeup]) -> None:
     here, there = pair
     come: list[float] = []
 

@@ -42,7 +42,7 @@ PAGE = mmap.ALLOCATIONGRANULARITY
 MEMORY = "/dev/shm"  # noqa: S108  (a file system in memory, on every Linux)
 
 
-class Node:
+class NodeMemory:
     """The memory of one node as one of its ranks sees it. Made by all ranks of the job together.
 
     Parameters

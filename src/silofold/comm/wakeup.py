@@ -21,7 +21,7 @@ SELECTABLE = 1024
 """``select`` takes no file descriptor from here on."""
 
 
-class Bell:
+class Wakeup:
     """The bell of this rank, and those of the other ranks of its machine."""
 
     def __init__(self) -> None:
