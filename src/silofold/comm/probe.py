@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from silofold.comm import lifecycle, waiting
+from silofold.comm import lifecycle, node_memory, waiting
 
 if TYPE_CHECKING:
     from mpi4py import MPI
