@@ -158,14 +158,14 @@ def federation(
     parameters: int, shape: tuple[int, int], mode: str, plane: str, rounds: int, *, watched: bool = False
 ) -> dict[str, Any]:
     """Run the ranks; `watched`, for their memory, which costs time."""
-    from silofold import launch  # noqa: PLC0415  (as above)
+    from silofold.commands.launching import launcher  # noqa: PLC0415  (as above)
 
     servers, workers = shape
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         words = ["--rank", mode, plane, str(parameters), str(servers), str(rounds), str(out)]
-        command = [launch.find_mpirun()[0], "-n", str(1 + servers + workers), sys.executable, __file__, *words]
-        surroundings = launch.environment(1)
+        command = [launcher.find_mpirun()[0], "-n", str(1 + servers + workers), sys.executable, __file__, *words]
+        surroundings = launcher.environment(1)
         with subprocess.Popen(command, env=surroundings, stderr=subprocess.PIPE, text=True) as job:
             largest = watch(job, str(out), 2 + servers + workers) if watched else 0
             told = job.communicate()[1]

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from records import summary
-from silofold import compare, config
+from silofold import config
+from silofold.commands import compare
 from silofold.data import silo as silos
 from silofold.evaluation import measures
 from silofold.messages import SiloSummary

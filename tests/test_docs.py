@@ -192,7 +192,7 @@ def test_csv_columns_are_documented(tmp_path: Path) -> None:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    found = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    found = next(a for a in cli.parser(*cli.COMMANDS)._actions if isinstance(a, argparse._SubParsersAction))
     return dict(found.choices)
 
 

@@ -38,8 +38,7 @@ PURE_STDLIB = {"__future__", "collections", "dataclasses", "enum", "functools", 
 DEPARTMENTS = {"comm", "coordination", "training", "aggregation", "evaluation", "data", "record", "view"}
 """evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
 look at, text and pages, so that no other department knows a library that draws."""
-PROGRAM = {"cli", "launch", "operate", "run", "round", "__main__"}
-PROGRAM |= {"baseline", "commands", "compare", "doctor", "evaluate", "rehearsal", "report", "timeline", "trained"}
+PROGRAM = {"cli", "commands", "run", "round", "__main__", "baseline", "rehearsal", "timeline", "trained"}
 PLUGIN_FOLDERS = (
     "silofold.training.models",
     "silofold.aggregation.cohorts",
@@ -53,7 +52,7 @@ OWNERS = {
     "torch": ("silofold.training", "silofold.roles.worker", "silofold.roles.total"),
     "h5py": ("silofold.core.hdf5", "silofold.data.look", "silofold.data.writer"),
     "PIL": ("silofold.data",),
-    "rich": ("silofold.launch",),
+    "rich": ("silofold.commands.launching.live_view",),
     "tensorboard": ("silofold.record.sinks.tensorboard",),
     "mlflow": ("silofold.record.sinks.mlflow",),
     "matplotlib": ("silofold.view.plots",),
@@ -62,7 +61,7 @@ OWNERS = {
 }
 LIBRARIES = {"numpy", "msgspec", "tqdm", *OWNERS}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}
-MAY_PRINT = {"silofold.cli", "silofold.operate", "silofold.launch", "silofold.record.sinks.console"}
+MAY_PRINT = {"silofold.record.sinks.console"}
 
 
 def name_of(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from silofold import config
@@ -18,10 +19,17 @@ from silofold.record.rundir import RunFolder
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from silofold.commands import options as shared
     from silofold.messages import Summary
     from silofold.record.run_record import Record
+
+
+def add(subparsers: shared.Subparsers) -> None:
+    """Add the command's options."""
+    parser = subparsers.add_parser("verify")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder, or a folder of silos")
+    parser.set_defaults(main=main)
 
 
 def main(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from silofold.commands import premises
+from silofold.commands.launching import premises
 from silofold.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 
 from looks import look
 from records import summary
-from silofold import compare, report
+from silofold.commands import compare, report
 from silofold.predictions import TOP
 
 plots = pytest.importorskip("silofold.view.plots")
@@ -22,7 +22,7 @@ page = pytest.importorskip("silofold.view.page")
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from silofold.compare import Look
+    from silofold.commands.compare import Look
 
 HOSTILE = (
     "$x_{", "$\\frac{1}{0}$", "<script>alert(1)</script>", "\x1b[31mred", "north\nsilofold: error: forged", "\u202egnp.exe",

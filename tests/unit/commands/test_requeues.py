@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from silofold import operate
+from silofold.commands import operate
 from silofold.core.endings import ENDINGS, RESUMABLE, STOPPED
 from silofold.record.control import End
 

