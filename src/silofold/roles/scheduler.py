@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from silofold import machine, plugins, seeds
-from silofold.comm import waiting
 from silofold.comm.world import AgreedFault
 from silofold.coordination import events
 from silofold.coordination.coordinator import Coordinator
-from silofold.coordination.events import EndKind, Finished, Opened, RoundClosed, Send, Tallied
+from silofold.coordination.events import EndKind, Finished, Lost, Opened, RoundClosed, Send, Tallied
 from silofold.coordination.facts import Facts, Saved
 from silofold.errors import DivergedError
-from silofold.messages import Broken, Expel, Gone, Over
+from silofold.messages import Broken, Expel, Over
 from silofold.record import checkpoint, control, deaths
 from silofold.roles import faults
-from silofold.roles.job import RankLost, StopNow, prepare_end
+from silofold.roles.job import StopNow
+from silofold.roles.listening import RankLost, next_event
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +103,9 @@ class Scheduler:
         plan = self._until(Opened).plan
         self._world.window = plan.window
         if plan.last:
-            prepare_end(self._world, plan)
+            self._world.troubled |= plan.members.epoch > 0
+            for rank in plan.expelled if self._world.survives else ():  # MPI's farewell would wait for them
+                self._world.end_rank(rank)
         return plan
 
     def evaluate(self, plan: Plan, broken: str) -> None:
@@ -167,20 +169,17 @@ class Scheduler:
                 self._handle(self._hear(), time.monotonic())
 
     def _hear(self) -> Event:
-        try:
-            rank, message = self._world.hear(min(self.coordinator.wake_at, self._next_look))
-        except waiting.Timeout:
-            return events.Tick()
-        if isinstance(message, Broken):
-            raise AgreedFault(message.id, message.story)
-        if isinstance(message, Gone):
-            title = self._job.layout.title(rank)
-            self._dead.append(title)
-            if story := deaths.told(self._job.folder.log(title)):
-                self._died.append(f"{title}: {story}")
-                logger.warning("%s dies of a %s", title, story)
-            return events.Died(rank)
-        return events.Heard(rank, message)
+        event = next_event(self._world, min(self.coordinator.wake_at, self._next_look))
+        match event:
+            case events.Heard(_, Broken(error, story)):
+                raise AgreedFault(error, story)
+            case events.Died(rank):
+                title = self._job.layout.title(rank)
+                self._dead.append(title)
+                if story := deaths.told(self._job.folder.log(title)):
+                    self._died.append(f"{title}: {story}")
+                    logger.warning("%s dies of a %s", title, story)
+        return event
 
     def _handle(self, event: Event, now: float) -> None:
         if self.coordinator.ending is None and (short := self._short_of_time()):
@@ -227,7 +226,7 @@ class Scheduler:
             case EndKind.STOP_NOW:
                 raise StopNow
             case EndKind.LOST:
-                raise RankLost(finished.why, finished.suspects)
+                raise RankLost(Lost(finished.why, finished.suspects))
             case EndKind.RESUMABLE:
                 died = f"; dead: {', '.join(self._died[:3])}" if self._died else ""
                 raise AgreedFault(finished.error, f"{finished.why}{died}")
