@@ -10,7 +10,7 @@ import numpy as np
 
 from records import summary
 from silofold import config
-from silofold.commands import compare
+from silofold.commands.results.looks import Look
 from silofold.data import silo as silos
 from silofold.evaluation import measures
 from silofold.messages import SiloSummary
@@ -32,7 +32,7 @@ def look(
     classes: Sequence[str] = ("a", "b", "c"),
     rounds: list[Summary] | None = None,
     matrix: bool = False,
-) -> compare.Look:
+) -> Look:
     """Make a run whose model gets these test images right, by silo."""
     names = [*silo_names, *(f"silo_{index}" for index in range(len(silo_names), len(right)))]
     folder = silos.Manifest(1, tuple(classes), (8, 8), "none", "made by a test", tuple(map(_info(classes), names, right)))
@@ -45,7 +45,7 @@ def look(
     )  # fmt: skip
     record = msgspec.convert(RECORD | {"classes": list(classes)}, Record)
     told = [_entry(index, one, row) for index, (one, row) in enumerate(zip(names, right, strict=True))]
-    return compare.Look(
+    return Look(
         name=name, path=Path("nowhere"), kind="local" if matrix else "federated", record=record,
         rounds=rounds or [summary(number, silos=told) for number in (1, 2, 3)], answers=answers, data=folder,
         measures=measures.measure(joined, classes, len(right)), personalised=None,

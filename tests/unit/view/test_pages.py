@@ -13,16 +13,19 @@ import pytest
 
 from looks import look
 from records import summary
-from silofold.commands import compare, report
+from silofold.commands import report
+from silofold.commands.results import pairs as compared
+from silofold.commands.results import tables
 from silofold.predictions import TOP
 
 plots = pytest.importorskip("silofold.view.plots")
 page = pytest.importorskip("silofold.view.page")
+figures = pytest.importorskip("silofold.commands.results.figures")
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from silofold.commands.compare import Look
+    from silofold.commands.results.looks import Look
 
 HOSTILE = (
     "$x_{", "$\\frac{1}{0}$", "<script>alert(1)</script>", "\x1b[31mred", "north\nsilofold: error: forged", "\u202egnp.exe",
@@ -33,7 +36,7 @@ HOSTILE = (
 
 def written(*looks: Look, figures: bool = False) -> str:
     """Make the page of runs; figures take a while, and few tests need them."""
-    content, drawings = report._content(looks, compare.against(looks), images=False, data=None)
+    content, drawings = report._content(looks, compared.against(looks), images=False, data=None)
     with nullcontext() if figures else mock.patch.object(page.Drawing, "html", lambda drawing: drawing.title):
         text: str = page.render(content | {"command": "silofold report"})
     for drawing in drawings if figures else ():
@@ -77,7 +80,7 @@ def test_silos_without_test_images(sizes: Sequence[int]) -> None:
         assert "0.00%" not in said
     elif 0 in sizes:
         assert f"n/a: no test image in silo_{sizes.index(0)}" in said
-    story = compare.story(looks, compare.against(looks))
+    story = compared.story(looks, compared.against(looks))
     assert "nan" not in story
     assert ("other test images" in story) is False
     assert ("n/a" in story) == (0 in sizes or len(sizes) == 1)
@@ -99,7 +102,7 @@ def test_names_are_names() -> None:
         "north\\nsilofold: error: forged",
     ):
         assert name in found.words, name
-    story = compare.story(looks, compare.against(looks))
+    story = compared.story(looks, compared.against(looks))
     assert not [line for line in story.splitlines() if line.startswith("silofold")]
     assert "\x1b" not in story
     assert "\u202e" not in story
@@ -113,7 +116,7 @@ def test_figures_take_any_name() -> None:
 
 def test_each_run_is_in_the_legend() -> None:
     looks = [look([[True, False]], name=name) for name in ("_first", "$second$")]
-    figure = report._figures(looks)["accuracy"].draw(plots.LIGHT, plots.WIDE)
+    figure = figures.figures(looks)["accuracy"].draw(plots.LIGHT, plots.WIDE)
     (legend,) = figure.legends
     assert [one.get_text().strip() for one in legend.get_texts()] == ["_first", "$second$"]
 
@@ -121,7 +124,7 @@ def test_each_run_is_in_the_legend() -> None:
 def test_colour_follows_the_exact_test() -> None:
     """+50 points of 8 images: Newcombe's interval leaves out 0, the exact p is 0.125."""
     first, other = look([[True] * 8]), look([[True] * 4 + [False] * 4], name="other")
-    (pair,) = compare.against([first, other])
+    (pair,) = compared.against([first, other])
     assert pair.pooled is not None
     assert pair.pooled.low > 0
     assert pair.pooled.p == pytest.approx(0.125)
@@ -133,8 +136,8 @@ def test_colour_follows_the_exact_test() -> None:
 
 def test_gains_have_the_colours_of_the_table() -> None:
     first, other = look([[True] * 8, [True] * 30]), look([[True] * 4 + [False] * 4, [False] * 30], name="other")
-    pairs = compare.against([first, other])
-    (drawing,) = report._gains(first, pairs, ["few", "many"])
+    pairs = compared.against([first, other])
+    (drawing,) = figures.gains(first, pairs, ["few", "many"])
     drawn = plots.save(drawing.draw, "svg").decode()
     axes = drawing.draw(plots.LIGHT, plots.WIDE).axes[0]
     assert [line.get_color() for line in axes.get_lines()][:4:2] == [plots.LIGHT.muted, plots.LIGHT.series[2]]
@@ -144,13 +147,13 @@ def test_gains_have_the_colours_of_the_table() -> None:
 def test_top_five_only_of_more_classes() -> None:
     five, six = ([str(number) for number in range(count)] for count in (TOP, TOP + 1))
     assert "top-5" not in written(look([[True, False]], classes=five))
-    assert "top-5" not in compare.story([look([[True, False]], classes=five)], [])
+    assert "top-5" not in compared.story([look([[True, False]], classes=five)], [])
     assert "top-5" in written(look([[True, False]], classes=six))
-    assert "top-5" in compare.story([look([[True, False]], classes=six)], [])
+    assert "top-5" in compared.story([look([[True, False]], classes=six)], [])
 
 
 def test_bars_have_the_names_of_their_classes() -> None:
-    (drawing,) = report._histograms(look([[True, False]], classes=["cat", "dog", "a very long name"]), [0])
+    (drawing,) = figures.histograms(look([[True, False]], classes=["cat", "dog", "a very long name"]), [0])
     drawn = plots.save(drawing.draw, "svg").decode()
     assert ">cat<" in drawn
     assert ">dog<" in drawn
@@ -188,12 +191,12 @@ def test_what_is_cut(lines: list[list[float]], *, cut: bool) -> None:
 def test_a_run_on_other_silos_is_not_paired_by_place() -> None:
     first = look([[True] * 4, [False] * 4], silo_names=["north", "south"])
     other = look([[True] * 4], silo_names=["south"], name="other")
-    rows = report._silo_rows([first, other], [])
+    rows = tables.silo_rows([first, other], [])
     assert [(row["name"], row["shares"][1].accuracy) for row in rows] == [("north", None), ("south", 1.0)]
 
 
 def test_compare_says_whom_a_test_judges() -> None:
     runs = [look([[True] * 8]), look([[True] * 4 + [False] * 4], name="other")]
-    assert "not of two methods" in compare.story(runs, compare.against(runs))
+    assert "not of two methods" in compared.story(runs, compared.against(runs))
     assert "not of two methods" in written(*runs)
-    assert "not of two methods" not in compare.story(runs[:1], [])
+    assert "not of two methods" not in compared.story(runs[:1], [])
