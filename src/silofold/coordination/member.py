@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from silofold.coordination.events import Died, Dismissed, Expel, GiveUp, Heard, Lost, Send, Take, Tick
+from silofold.coordination.facts import GRACE, OVERSLEPT
 from silofold.messages import Alive, Gone, Halt, Here, Over, Plan, Ready, Replan, Settled, Tally
 from silofold.messages import Expel as Expelled
 from silofold.topology import SCHEDULER
@@ -67,7 +68,7 @@ WAYS = (
     Way(ANY, Tick, ANY, "the scheduler is silent: it is ended"),
     Way(ANY, Tick, GIVEN_UP, "the scheduler is silent, and cannot be ended from here"),
 )
-"""All that may come of a wait; an event after which the same is waited for stands nowhere, but for the silent scheduler's."""
+"""All that may come of a wait. An event after which the same is waited for stands nowhere, but for the silence."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,10 @@ class Member:
         self.wake_at = math.inf
         self.window, self.troubled = 0.0, False
         self._next = Waits.PLAN
-        self._ended_scheduler = False
+        self._suspects = False
+        """Whether the scheduler has been silent for too long."""
+        self._silent: tuple[int, ...] = ()
+        """Ranks that do not answer when the run ends: MPI's farewell would wait for those of this host."""
 
     def wait(self, waits: Waits, now: float) -> list[MemberAction]:
         """Begin to wait.
@@ -140,7 +144,7 @@ class Member:
         """
         if waits not in {self._next, Waits.DISMISSAL}:
             raise AssertionError(f"{self._facts.title} waits for {waits}, and is to wait for {self._next}")
-        self.waits, self._ended_scheduler = waits, False
+        self.waits, self._suspects = waits, False
         self.wake_at = now + self._facts.silence
         return [Send(SCHEDULER, Ready(self._facts.title))] if waits is Waits.PLAN else []
 
@@ -151,10 +155,12 @@ class Member:
         match event:
             case Heard(rank, message):
                 if rank == SCHEDULER:
-                    self.wake_at = now + self._facts.silence
+                    self.wake_at, self._suspects = now + self._facts.silence, False
                 return self._hear(rank, message, self.waits)
             case Died(rank) if rank == SCHEDULER:
                 return self._leave(Lost("the scheduler is dead"))
+            case Tick() if now >= self.wake_at + OVERSLEPT:  # this rank was stopped itself: a word may be on its way
+                self.wake_at = now + GRACE
             case Tick() if now >= self.wake_at:
                 return self._lose_patience(now)
         return []
@@ -191,11 +197,8 @@ class Member:
                 if not self._is_in(message):
                     return []
                 self._next = Waits.END if message.last else Waits.TALLY
-                if message.last:
-                    self.troubled |= message.members.epoch > 0
-                    # those of this host that have stopped: MPI's farewell would wait for them
-                    stopped = message.expelled if self._facts.survives else ()
-                    return [*(Expel(rank, ()) for rank in stopped), *self._leave(Take(message))]
+                self.troubled |= message.last and message.members.epoch > 0
+                self._silent = message.expelled if self._facts.survives else ()
             case Tally():
                 again = message.quorum_met and not (message.settled or message.certain)
                 self._next = Waits.WORD if again else Waits.PLAN
@@ -203,6 +206,8 @@ class Member:
                 self._next = Waits.PLAN
             case Over():
                 self.troubled |= message.troubled
+                # not before: the end may have to be planned again, and who is merely slow is needed then
+                return [*(Expel(rank, ()) for rank in self._silent), *self._leave(Take(message))]
         return self._leave(Take(message))
 
     def _is_in(self, plan: Plan) -> bool:
@@ -211,10 +216,11 @@ class Member:
 
     def _lose_patience(self, now: float) -> list[MemberAction]:
         facts = self._facts
-        if facts.survives and not self._ended_scheduler and SCHEDULER in facts.beside:
-            self._ended_scheduler = True
+        if facts.survives and not self._suspects:
+            # a rank beside it ends it; all others hear of that, a little later
+            self._suspects = True
             self.wake_at = now + facts.silence
-            return [Expel(SCHEDULER, ())]
+            return [Expel(SCHEDULER, ())] if SCHEDULER in facts.beside else []
         return self._leave(
             GiveUp(
                 "rank-silent", f"rank {facts.rank} heard nothing of the scheduler for {facts.silence:.0f} s; resume the run"

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from silofold.coordination.events import Died, Expel, GiveUp, Heard, Regrouped, Send, Tick
-from silofold.coordination.facts import GRACE
+from silofold.coordination.facts import GRACE, OVERSLEPT
 from silofold.coordination.member import Way
 from silofold.messages import Halt, Here, Regroup
 
@@ -27,6 +27,7 @@ WAYS = (
     Way(LEADS, Here, REGROUPED, "all have answered"),
     Way(LEADS, Died, REGROUPED, "all who live have answered"),
     Way(LEADS, Tick, REGROUPED, "who has not answered is left behind"),
+    Way(LEADS, Here, GIVEN_UP, "too few are left"),
     Way(LEADS, Died, GIVEN_UP, "too few are left"),
     Way(LEADS, Tick, GIVEN_UP, "too few have answered"),
     Way(FOLLOWS, Regroup, REGROUPED, "the leader says who goes on"),
@@ -101,6 +102,8 @@ class Recovery:
                 self._patience = max(self._patience, seconds + 2 * GRACE)  # its last plan may be a later one
                 self.wake_at = now + self._patience
                 return [Send(self.leader, Here())]
+            case Tick() if now >= self.wake_at + OVERSLEPT:  # this rank was stopped itself: a word may be on its way
+                self.wake_at = now + GRACE
             case Tick() if not leads and now >= self.wake_at:
                 story = f"rank {self._rank} heard nothing of rank {self.leader}, which leads now; resume the run"
                 return self._give_up("rank-silent", story)

@@ -90,6 +90,8 @@ class Scheduler:
             logger.warning("SLURM_JOB_END_TIME is past: left over from another job, and ignored")
             self._allocation_end = None
         self._silent: tuple[int, ...] = ()
+        self._expelled: tuple[int, ...] = ()
+        """Ranks that do not answer when the run ends: MPI's farewell would wait for them."""
 
     @property
     def ending(self) -> tuple[Ending, str] | None:
@@ -104,8 +106,7 @@ class Scheduler:
         self._world.window = plan.window
         if plan.last:
             self._world.troubled |= plan.members.epoch > 0
-            for rank in plan.expelled if self._world.survives else ():  # MPI's farewell would wait for them
-                self._world.end_rank(rank)
+            self._expelled = plan.expelled if self._world.survives else ()
         return plan
 
     def evaluate(self, plan: Plan, broken: str) -> None:
@@ -142,7 +143,7 @@ class Scheduler:
     def dismiss(self, code: int) -> None:
         """Tell every rank that the run is over, and end those that stopped in its last step."""
         self._world.troubled |= bool(self._silent)
-        for rank in set(self._silent) & set(self._world.living) if self._world.survives else ():
+        for rank in {*self._silent, *self._expelled} & set(self._world.living) if self._world.survives else ():
             self._world.end_rank(rank)
         for rank in self._world.living[1:]:
             self._world.say(Over(code, self._world.troubled), rank)

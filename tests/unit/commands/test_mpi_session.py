@@ -74,7 +74,7 @@ def test_memory_that_was_left_where_all_jobs_keep_it_is_removed(
 )  # fmt: skip
 def test_ranks_on_other_machines_are_told_of_no_folder_of_this_one(
     variables: dict[str, str],
-    alone: bool,  # noqa: FBT001  (a case)
+    alone: bool,  # noqa: FBT001
     places: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
