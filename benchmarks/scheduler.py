@@ -17,11 +17,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from silofold import config, messages, seeds, topology
+from silofold import messages, seeds, topology
 from silofold.aggregation.cohorts import sample
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import Finished, Heard, Send
 from silofold.coordination.facts import Facts
+from silofold.core import recipes
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Action
@@ -49,7 +50,7 @@ class Bench:
         hosted = dict(zip(self.layout.worker_ranks, topology.assign_silos(self.examples, workers), strict=True))
         cohort = sample.plugin(sample.plugin.Settings(name="sample", size=silos))
         self.facts = Facts(
-            layout=self.layout, nodes=["node"] * self.layout.size, rounds=config.resolve({}, "benchmark").rounds,
+            layout=self.layout, nodes=["node"] * self.layout.size, rounds=recipes.resolve({}, "benchmark").rounds,
             examples=self.examples, hosted=hosted, elements=ELEMENTS, survives=True, tied=False, keeps_state=False,
             deals=False, foresees=False, weight=lambda examples: examples,
             draw=lambda found, number: cohort.draw(found, seeds.generator(1, "cohort", number)),

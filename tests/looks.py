@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from records import summary
-from silofold import config
 from silofold.commands.results.looks import Look
+from silofold.core import recipes
 from silofold.data import silo as silos
 from silofold.evaluation import measures
 from silofold.messages import SiloSummary
@@ -82,7 +82,7 @@ def _entry(index: int, name: str, right: Sequence[bool]) -> SiloSummary:
 
 
 RECORD = {
-    "silofold": "0", "git_revision": "", "started": "", "settings": msgspec.to_builtins(config.resolve({}, "a test")),
+    "silofold": "0", "git_revision": "", "started": "", "settings": msgspec.to_builtins(recipes.resolve({}, "a test")),
     "image_shape": [8, 8], "silos": [{"name": "a", "train": "0" * 64, "test": "0" * 64}],
     "data_digest": "0" * 64, "parameters": 9, "versions": {}, "ranks": [{"rank": 0, "role": "scheduler", "host": "here"}],
 }  # fmt: skip

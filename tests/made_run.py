@@ -10,7 +10,8 @@ import msgspec
 import torch
 
 from records import summary
-from silofold import config, run
+from silofold import run
+from silofold.core import recipes
 from silofold.data import silo as silos
 from silofold.messages import SiloSummary, sha256
 from silofold.record import checkpoint, history
@@ -29,7 +30,7 @@ def make(out: Path, data: Path, **settings: Any) -> RunFolder:
     folder = RunFolder(out)
     out.mkdir()
     found = silos.read_manifest(data)
-    resolved = config.resolve({"data": {"folder": str(data)}, "rounds": {"count": ROUNDS}} | settings, "a test")
+    resolved = recipes.resolve({"data": {"folder": str(data)}, "rounds": {"count": ROUNDS}} | settings, "a test")
     model = build.build(resolved.model, found.classes, found.image_shape, resolved.seed, torch.device("cpu"))
     digest = sha256(model.host.data)
     ranks = [{"rank": rank, "role": role, "host": "here", "cores": 1} for rank, role in enumerate(("scheduler", "server_0"))]

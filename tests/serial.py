@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from silofold import config, seeds
+from silofold.core import recipes
 from silofold.data import silo as silos
 from silofold.errors import SilofoldError
 
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for round_1.npy, last.npy and metrics.jsonl")
     options = parser.parse_args(arguments)
     try:
-        settings = config.parse(options.recipe.read_text(encoding="utf-8"), str(options.recipe), options.set)
+        settings = recipes.parse(options.recipe.read_text(encoding="utf-8"), str(options.recipe), options.set)
         check(settings)
         federate(settings, options.data, options.rounds or settings.rounds.count, options.out)
     except (SilofoldError, OSError) as fault:

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from silofold import config, plugins, run, seeds, topology
-from silofold.core import console, warned
+from silofold.core import console, recipes, warned
 from silofold.core.endings import DONE
 from silofold.core.error_table import ERRORS
 from silofold.core.fingerprint import difference
@@ -236,7 +236,7 @@ def _settings(options: argparse.Namespace) -> config.Settings:
     for line in plugins.strangers(settings, ["model", "sink"]) if like else ():
         console.say(line)
     if like:  # a replay writes fewer checkpoints than the run that it follows
-        rounds = config.assemble(RunFolder(like).read_record().settings, str(like), options.set).rounds
+        rounds = recipes.assemble(RunFolder(like).read_record().settings, str(like), options.set).rounds
         settings = msgspec.structs.replace(settings, rounds=rounds)
     if not settings.data.folder:
         raise ConfigError("data-missing", "no data: give --data DIR, or data.folder in the settings")
@@ -484,7 +484,7 @@ def _begin(target: RunFolder, work: Work, kind: str) -> tuple[list[State | None]
     if not target.claim():
         return [None] * len(work.groups), []
     record = target.read_record()
-    changes = config.differences(config.resolve(record.settings, str(target.record)), work.settings)
+    changes = recipes.differences(recipes.resolve(record.settings, str(target.record)), work.settings)
     if record.baseline != kind:
         changes.append(f"the kind of run: {record.baseline} -> {kind}")
     if record.data_digest != work.data.digest:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from silofold import config
+from silofold.core import conversion
 from silofold.core.own_plugins import GUARDS
 from silofold.core.user_code import calling, told
 from silofold.errors import PluginError, UserCodeError
@@ -193,7 +194,7 @@ def load(kind: Kind, table: config.Table) -> Any:
         One of its settings is unknown or out of range.
     """
     plugin = find(kind, table["name"])
-    settings = config.convert(table, plugin.Settings, f"{kind} {table['name']}", kind)
+    settings = conversion.convert(table, plugin.Settings, f"{kind} {table['name']}", kind)
     if ":" not in table["name"]:
         return plugin(settings)
     with _called(f"{kind} {table['name']}"):
@@ -222,7 +223,7 @@ def _meant(kind: Kind, name: str) -> str:
     nearest = ELSEWHERE.get("".join(letter for letter in name.lower() if letter.isalnum()))
     if nearest:
         return f"what comes nearest here is {nearest[0]} = {{ {nearest[1]} }}"
-    return f"{config.nearest(name[:LONGEST], names(kind))}; your own: package.module:Class"
+    return f"{conversion.nearest(name[:LONGEST], names(kind))}; your own: package.module:Class"
 
 
 def _spec(name: str, places: list[str] | None = None) -> importlib.machinery.ModuleSpec | None:

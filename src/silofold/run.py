@@ -31,7 +31,7 @@ from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.coordination import quorum, recovery, window
-from silofold.core import console, warned
+from silofold.core import console, recipes, warned
 from silofold.core.elements import Elements
 from silofold.core.endings import DONE, INTERNAL, INTERRUPTED, RESUMABLE, STOPPED
 from silofold.core.error_table import ERRORS
@@ -424,18 +424,18 @@ def read_settings(request: Request) -> config.Settings:
     """Resolve the settings: those of the run that is resumed or replayed, else those of the recipe."""
     overrides = list(request.overrides)
     if request.data:
-        overrides.append(config.set_text("data.folder", str(request.data.resolve())))
+        overrides.append(recipes.set_text("data.folder", str(request.data.resolve())))
     source = request.replay or (request.out if request.resume else None)
     if source is None and request.recipe:
-        return config.load(request.recipe, overrides)
+        return recipes.load(request.recipe, overrides)
     if source is None:
-        return config.parse("", "no settings", overrides)
+        return recipes.parse("", "no settings", overrides)
     if request.replay:
         # who took part is on record: a slower machine must not turn it into another run
         overrides += ["rounds.start_quorum=1.0", "rounds.start_window=300.0", "rounds.update_window=86400.0"]
         overrides += ["rounds.checkpoint_every=0", "rounds.worker_checkpoints=false"]
     record = RunFolder(source)
-    return config.assemble(record.read_record().settings, str(record.record), overrides)
+    return recipes.assemble(record.read_record().settings, str(record.record), overrides)
 
 
 def _check_sizes(settings: config.Settings, data: silos.Manifest) -> None:
@@ -494,8 +494,8 @@ def _check_same(job: Job, *, exact: bool = True) -> None:
         They differ; every difference is shown.
     """
     record = job.folder.read_record()
-    found = config.resolve(record.settings, str(job.folder.record))
-    changes = config.differences(found, job.settings) if exact else []
+    found = recipes.resolve(record.settings, str(job.folder.record))
+    changes = recipes.differences(found, job.settings) if exact else []
     if record.data_digest != job.data.digest:
         old = {entry.name: (entry.train, entry.test) for entry in record.silos}
         new = {silo.name: (silo.train.sha256, silo.test.sha256) for silo in job.data.silos}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from silofold import config, plugins
-from silofold.core import console
+from silofold.core import console, recipes
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, RunFolderError, SchemaError
 from silofold.record import checkpoint
@@ -142,6 +142,6 @@ def manifest_of(trained: Trained, data: Path | None) -> tuple[Path, silos.Manife
 def _read(path: Path) -> Trained:
     manifest = checkpoint.read_manifest(path)
     checkpoint.check_files(path, manifest, manifest.files)
-    settings = config.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
+    settings = recipes.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
     vector = checkpoint.read_vector(path, manifest)
     return Trained(RunFolder(path.parent.parent), settings, manifest, vector)

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from silofold import config, topology
+from silofold import topology
 from silofold.coordination import phases, recovery
 from silofold.coordination import window as windows
 from silofold.coordination.coordinator import Coordinator
@@ -24,6 +24,7 @@ from silofold.coordination.events import (
     Tick,
 )  # fmt: skip
 from silofold.coordination.facts import Facts, Saved
+from silofold.core import recipes
 from silofold.messages import Alive, Over, Plan, Tally
 from silofold.messages import Expel as ExpelMessage
 from simulation import pasted
@@ -84,7 +85,7 @@ def facts(
         Further attributes of `Facts`.
     """
     return Facts(
-        rounds=config.parse("", "simulation", settings).rounds,
+        rounds=recipes.parse("", "simulation", settings).rounds,
         layout=layout,
         elements=ELEMENTS,
         deals=False,

@@ -12,6 +12,7 @@ from silofold import config, topology
 from silofold.coordination import window as windows
 from silofold.coordination.events import Asked, Died, Heard, TimeIsShort
 from silofold.coordination.facts import GRACE
+from silofold.core import recipes
 from simulation import aims
 from simulation.process import FOR_EVER
 
@@ -120,7 +121,7 @@ def draw(seed: int, *, one_dead_worker: bool = False, start: int = 1, shape: Sha
             f'rounds.close="{rng.choice(["all", "all", "quorum"])}"', "rounds.bench_after=3",
             f"rounds.max_void={rng.choice([1, 3])}",
         ]  # fmt: skip
-    settings = config.parse("", "simulation", chosen)
+    settings = recipes.parse("", "simulation", chosen)
     survives = one_dead_worker or rng.random() < 0.8
     silos = rng.randint(workers, 8)
     examples = tuple(rng.randint(5, 50) for _ in range(silos))

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from silofold import config
+from silofold.core import conversion, recipes
 from silofold.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def parse(text: str = "", *overrides: str) -> config.Settings:
-    return config.parse(text, "run.toml", overrides)
+    return recipes.parse(text, "run.toml", overrides)
 
 
 def fault(text: str = "", *overrides: str) -> str:
@@ -128,7 +129,7 @@ def test_ways_to_take_a_step_that_contradict(settings: tuple[str, ...], story: s
 
 def test_the_last_override_wins_and_the_tree_is_left_alone() -> None:
     tree: dict[str, Any] = {"local": {"lr": 0.5}}
-    assert config.merge(tree, ["local.lr=0.1", "local.lr=0.2"]) == {"local": {"lr": 0.2}}
+    assert recipes.merge(tree, ["local.lr=0.1", "local.lr=0.2"]) == {"local": {"lr": 0.2}}
     assert tree == {"local": {"lr": 0.5}}
 
 
@@ -163,7 +164,7 @@ def test_brackets_in_texts_hide_no_deep_nesting(hidden: str) -> None:
     assert fault(f"a = {hidden}\nb = {'[' * 3000}").endswith(nested)
     assert fault(f"# {hidden}\nb = {'{a=' * 3000}").endswith(nested)
     with pytest.raises(ConfigError, match="expected int"):
-        config.parse("", "run.toml", [f"rounds.count=[{hidden},{'[' * 3000}"])
+        recipes.parse("", "run.toml", [f"rounds.count=[{hidden},{'[' * 3000}"])
 
 
 @pytest.mark.parametrize(
@@ -256,20 +257,20 @@ def test_a_file_that_no_settings_are(text: str) -> None:
 def test_settings_are_loaded_from_a_regular_file(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_bytes(b"\xef\xbb\xbfseed = 4\r\n[local]\r\nlr = 0.5\r\n")
-    assert config.load(path, ["local.epochs=2"]) == config.parse("seed=4", "", ["local.lr=0.5", "local.epochs=2"])
+    assert recipes.load(path, ["local.epochs=2"]) == recipes.parse("seed=4", "", ["local.lr=0.5", "local.epochs=2"])
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "large").write_bytes(b"#" * 2**21)
     (tmp_path / "latin").write_bytes("# é".encode("latin-1"))
     for name in ("fifo", "large", "latin", "none", "."):
         with pytest.raises(ConfigError) as caught:
-            config.load(tmp_path / name)
+            recipes.load(tmp_path / name)
         assert caught.value.id == "settings-read"
         assert str(caught.value).startswith(f"{tmp_path / name}: ")
 
 
 @pytest.mark.parametrize("text", ["/plain", 'a "b" \\ c', "tab\t\x7f\x01 é"])
 def test_any_text_can_be_set(text: str) -> None:
-    assert parse("", config.set_text("data.folder", text)).data.folder == text
+    assert parse("", recipes.set_text("data.folder", text)).data.folder == text
 
 
 @pytest.mark.parametrize(("text", "kind"), [("3", int), ("0.5", float), ("1", int), ("1.0", float)])
@@ -303,34 +304,34 @@ class Outer(config.Section, frozen=True):
 )
 def test_convert_a_struct_of_a_plugins_own(tree: dict[str, Any], story: str) -> None:
     with pytest.raises(ConfigError, match=f"^plug-in: {re.escape(story)}$"):
-        config.convert(tree, Outer, "plug-in", "mine")
-    assert config.convert({"name": "x", "inner": {"depth": 2}}, Outer, "").inner.depth == 2
+        conversion.convert(tree, Outer, "plug-in", "mine")
+    assert conversion.convert({"name": "x", "inner": {"depth": 2}}, Outer, "").inner.depth == 2
 
 
 def test_settings_survive_json() -> None:
     settings = parse("seed = 3", "model.name=lenet", "model.channels=3", "rounds.start_quorum=0.5")
     tree = msgspec.json.decode(msgspec.json.encode(settings))
-    assert config.resolve(tree, "run.json") == settings
+    assert recipes.resolve(tree, "run.json") == settings
 
 
 def test_differences_leave_out_what_a_resumed_run_may_change() -> None:
     old = parse()
     free = ["data.folder=x", "roles.servers=4", "rounds.count=99", "rounds.update_window=9", "sinks=[]"]
-    assert config.differences(old, parse("", *free)) == []
+    assert recipes.differences(old, parse("", *free)) == []
     changed = [*free, "local.lr=0.5", "model.name=lenet", "model.channels=3", "seed=2", "rounds.start_window=9"]
-    assert config.differences(old, parse("", *changed)) == [
+    assert recipes.differences(old, parse("", *changed)) == [
         "local.lr: 0.01 -> 0.5",
         "model.channels: 'unset' -> 3",
         "rounds.start_window: 60.0 -> 9.0",
         "seed: 1 -> 2",
     ]
-    assert config.differences(parse("", *changed), old)[1] == "model.channels: 3 -> 'unset'"
+    assert recipes.differences(parse("", *changed), old)[1] == "model.channels: 3 -> 'unset'"
 
 
 def test_flatten() -> None:
-    assert config.flatten({"a": 1, "b": {"c": 2, "d": {"e": [3]}}, "f": {}}) == {"a": 1, "b.c": 2, "b.d.e": [3]}
+    assert recipes.flatten({"a": 1, "b": {"c": 2, "d": {"e": [3]}}, "f": {}}) == {"a": 1, "b.c": 2, "b.d.e": [3]}
 
 
 def test_nearest() -> None:
-    assert config.nearest("mena", ["mean", "median"]) == "did you mean 'mean'?"
-    assert config.nearest("zzz", ["median", "mean"]) == "known: mean, median"
+    assert conversion.nearest("mena", ["mean", "median"]) == "did you mean 'mean'?"
+    assert conversion.nearest("zzz", ["median", "mean"]) == "known: mean, median"

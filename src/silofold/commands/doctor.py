@@ -20,6 +20,7 @@ from silofold.commands import options as shared
 from silofold.commands.diagnosis import allocation, place, ranks, tries
 from silofold.commands.diagnosis.findings import Finding, fail, ok
 from silofold.commands.launching import launcher
+from silofold.core import recipes
 from silofold.errors import SilofoldError
 from silofold.record import probe as folder_probe
 
@@ -68,8 +69,8 @@ def _settings(options: argparse.Namespace) -> config.Settings:
     request = run.Request(options.recipe, tuple(options.set), options.data, options.out or Path())
     if options.recipe:
         return run.read_settings(request)
-    data = [config.set_text("data.folder", str(options.data.resolve()))] if options.data else []
-    return config.parse("", "no settings", [*options.set, *data])
+    data = [recipes.set_text("data.folder", str(options.data.resolve()))] if options.data else []
+    return recipes.parse("", "no settings", [*options.set, *data])
 
 
 def _alone(settings: config.Settings, options: argparse.Namespace) -> Iterator[Finding]:

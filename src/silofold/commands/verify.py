@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from silofold import config
-from silofold.core import endings, guarded
+from silofold.core import endings, guarded, recipes
 from silofold.core.console import shown
 from silofold.data import silo as silos
 from silofold.errors import RunFolderError, SilofoldError
@@ -56,7 +55,7 @@ def _run_folder(folder: RunFolder) -> tuple[list[str], list[str]]:
     rounds: list[Summary] = []
     try:
         record = folder.read_record()
-        config.resolve(record.settings, str(folder.record))
+        recipes.resolve(record.settings, str(folder.record))
     except SilofoldError as fault:
         faults.append(str(fault))
     try:
@@ -90,7 +89,7 @@ def _checkpoint_faults(path: Path, rounds: list[Summary], record: Record | None)
     """Tell the faults of one checkpoint, and where it contradicts the rounds."""
     try:
         manifest = checkpoint.read_manifest(path)
-        config.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
+        recipes.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
         checkpoint.check_files(path, manifest, manifest.files)
         checkpoint.check_model(path, manifest)
         silo_state.check(RunFolder(path.parents[1]).states, manifest.states, manifest.states)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from silofold import config
 from silofold.comm.probe import Facts as MpiFacts
 from silofold.commands.diagnosis import allocation, place, ranks
+from silofold.core import recipes
 from silofold.record.probe import Facts as FolderFacts
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def people(*changes: dict[str, object]) -> list[ranks.RankFacts]:
 
 
 def judged(*changes: dict[str, object], settings: str = "") -> list[tuple[str, str]]:
-    return bad(ranks.judge_ranks(people(*changes), config.parse(settings, "test")))
+    return bad(ranks.judge_ranks(people(*changes), recipes.parse(settings, "test")))
 
 
 def test_an_allocation_that_fits() -> None:

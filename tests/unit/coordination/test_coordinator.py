@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from silofold import config, topology
+from silofold import topology
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import (
     Again,
@@ -28,6 +28,7 @@ from silofold.coordination.events import (
 from silofold.coordination.facts import GRACE, Facts
 from silofold.coordination.phases import Applying, Evaluating, Gathering, Reducing, Training
 from silofold.coordination.window import Lap
+from silofold.core import recipes
 from silofold.core.endings import STOPPED
 from silofold.messages import (
     Alive,
@@ -52,7 +53,7 @@ SERVER, WORKERS = 1, (2, 3, 4)
 
 
 def facts(*settings: str, **changes: Any) -> Facts:
-    rounds = config.parse(
+    rounds = recipes.parse(
         "", "test", ["rounds.count=2", "rounds.start_window=5", "rounds.update_window=60", *settings]
     ).rounds
     layout = topology.Layout(5, 1)

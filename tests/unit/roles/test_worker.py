@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from silofold import config, plugins, topology
+from silofold import plugins, topology
+from silofold.core import recipes
 from silofold.messages import Members, Plan
 from silofold.roles.job import Job
 from silofold.roles.worker import Worker
@@ -55,7 +56,7 @@ def report(module: nn.Module, *, reduction: str = "exact", strategy: str = "mean
     """Train one silo of 20 pictures in a round whose weights sum up to `total`."""
     torch.manual_seed(1)
     model = FlatModel(module, CPU)
-    settings = config.resolve(
+    settings = recipes.resolve(
         {"reduction": reduction, "local": {"batch_size": 10}, "strategy": {"name": strategy}}, "a test"
     )
     nothing: Any = None

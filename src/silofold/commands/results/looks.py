@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from silofold import config
 from silofold.commands import evaluate
+from silofold.core import recipes
 from silofold.core.console import shown
 from silofold.evaluation import measures
 from silofold.record import history
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from silofold import config
     from silofold.data import silo as silos
     from silofold.evaluation.measures import Measures
     from silofold.messages import Summary
@@ -42,7 +43,7 @@ class Look:
     @property
     def settings(self) -> config.Settings:
         """The run's settings."""
-        return config.resolve(self.record.settings, str(self.path))
+        return recipes.resolve(self.record.settings, str(self.path))
 
 
 def look(runs: Sequence[Path], data: Path | None) -> list[Look]:
@@ -93,7 +94,7 @@ def notes(looks: Sequence[Look]) -> list[str]:
         if not RunFolder(one.path).done.exists()
     ]
     for one in looks[1:]:
-        changes = config.differences(looks[0].settings, one.settings)
+        changes = recipes.differences(looks[0].settings, one.settings)
         plain = [
             line for line in changes if one.kind == "federated" or line.partition(".")[0] in {"local", "rounds", "seed"}
         ]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from silofold import config
 from silofold.commands.results import looks
+from silofold.core import recipes
 from silofold.data import picture
 from silofold.data import silo as silos
 from silofold.evaluation import measures
@@ -71,7 +71,7 @@ def facts(first: Look) -> list[str]:
 
 def run(one: Look) -> Run:
     """Collect what the template shows of a run."""
-    flat = config.flatten(one.record.settings) | config.flatten(one.record.versions, "versions.")
+    flat = recipes.flatten(one.record.settings) | recipes.flatten(one.record.versions, "versions.")
     ranks = [
         (str(rank["role"]), ", ".join(f"{k} {v}" for k, v in rank.items() if k not in {"rank", "role"}))
         for rank in one.record.ranks
