@@ -14,7 +14,7 @@ from silofold import run
 from silofold.core import recipes
 from silofold.data import silo as silos
 from silofold.messages import SiloSummary, sha256
-from silofold.record import checkpoint, history
+from silofold.record import array_files, checkpoint, history
 from silofold.record.rundir import RunFolder
 from silofold.training import build
 
@@ -47,7 +47,7 @@ def make(out: Path, data: Path, **settings: Any) -> RunFolder:
         draft = checkpoint.draft_of(folder.checkpoints, number)
         bounds = [(0, model.size // 2), (model.size // 2, model.size)]
         files = [
-            checkpoint.write_arrays(draft, f"shard_{i}.h5", {"model": model.host[slice(*b)]}) for i, b in enumerate(bounds)
+            array_files.write_arrays(draft, f"shard_{i}.h5", {"model": model.host[slice(*b)]}) for i, b in enumerate(bounds)
         ]
         manifest = checkpoint.Manifest(
             schema=checkpoint.SCHEMA, round=number, counted=number, voids=0, parameters=model.size, bounds=bounds,

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from silofold import config, plugins, run, seeds, topology
-from silofold.core import console, recipes, warned
+from silofold.core import console, files, recipes, warned
 from silofold.core.endings import DONE
 from silofold.core.error_table import ERRORS
 from silofold.core.fingerprint import difference
@@ -40,7 +40,7 @@ from silofold.errors import (
 )  # fmt: skip
 from silofold.evaluation import measures
 from silofold.messages import Cause, Phases, RankPhases, Score, SiloSummary, Summary, sha256
-from silofold.record import checkpoint, control, history, rundir, whole
+from silofold.record import array_files, checkpoint, control, history, whole
 from silofold.record.rundir import RunFolder
 from silofold.training import build, device, instruction_set, local, start_check
 
@@ -137,7 +137,7 @@ def main(options: argparse.Namespace) -> int:
             )
     told = f"done: {settings.rounds.count} rounds, accuracy {run.accuracy_told(last, data)}; run folder {target.path}"
     control.leave_word(target, DONE, told)
-    rundir.write_atomically(target.done, f"{last.model_sha256}\n".encode())
+    files.write_atomically(target.done, f"{last.model_sha256}\n".encode())
     sys.stdout.write(f"{console.shown(told)}\n")
     return 0
 
@@ -173,14 +173,14 @@ def _play(
         played.append(summary)
         _look(work, played, sum(score.unanswered for step in steps for score in step.scores))
         if last and len(after) == 1:
-            rundir.write_atomically(target.model, crew.encode(after[0]))
+            files.write_atomically(target.model, crew.encode(after[0]))
         if last or (rounds.checkpoint_every and number % rounds.checkpoint_every == 0):
             _save(target, work, summary, after)
     record.close()
     for sink in sinks:
         sink.close()
     if len(states) == 1 and states[0] is not None:
-        rundir.write_atomically(target.model, crew.encode(states[0]))
+        files.write_atomically(target.model, crew.encode(states[0]))
     return history.read(target.metrics)[-1]
 
 
@@ -516,7 +516,7 @@ def _state(path: Path, manifest: checkpoint.Manifest, model: int) -> State:
     name = checkpoint.silo_name(model)
     if name not in manifest.files:
         return State(vector, None)
-    found = checkpoint.read_arrays(path / name)
+    found = array_files.read_arrays(path / name)
     if set(found) != {"momentum"}:
         raise CheckpointError("checkpoint-read", f"{path / name}: found no momentum in it")
     return State(vector, found["momentum"])
@@ -525,9 +525,9 @@ def _state(path: Path, manifest: checkpoint.Manifest, model: int) -> State:
 def _save(target: RunFolder, work: Work, summary: Summary, states: Sequence[State]) -> None:
     """Write a checkpoint in which each model is a shard of one long vector."""
     draft = checkpoint.draft_of(target.checkpoints, summary.round)
-    files = [checkpoint.write_arrays(draft, f"shard_{i}.h5", {"model": state.vector}) for i, state in enumerate(states)]
+    files = [array_files.write_arrays(draft, f"shard_{i}.h5", {"model": state.vector}) for i, state in enumerate(states)]
     files += [
-        checkpoint.write_arrays(draft, checkpoint.silo_name(i), {"momentum": state.momentum})
+        array_files.write_arrays(draft, checkpoint.silo_name(i), {"momentum": state.momentum})
         for i, state in enumerate(states) if state.momentum is not None
     ]  # fmt: skip
     size = len(states[0].vector)

@@ -31,7 +31,7 @@ from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.coordination import quorum, recovery, window
-from silofold.core import console, recipes, warned
+from silofold.core import console, files, recipes, warned
 from silofold.core.elements import Elements
 from silofold.core.endings import DONE, INTERNAL, INTERRUPTED, RESUMABLE, STOPPED
 from silofold.core.error_table import ERRORS
@@ -47,18 +47,17 @@ from silofold.errors import (
 )  # fmt: skip
 from silofold.evaluation.accuracy import chance
 from silofold.messages import Broken, Regroup, Summary, sha256
-from silofold.record import (
+from silofold.record import (  # fmt: skip
     checkpoint,
     control,
     deaths,
     history,
     log,
     losses,
-    rundir,
     silo_state,
     surroundings,
     whole,
-)  # fmt: skip
+)
 from silofold.record.rundir import RunFolder
 from silofold.roles.job import Job, StopNow
 from silofold.roles.listening import Listener, RankLost, RunOver, regroup
@@ -857,7 +856,7 @@ def _close(scheduler: Scheduler, job: Job) -> None:
         story = f"done: {len(rounds)} rounds, accuracy {story}; run folder {job.folder.path}"
     scheduler.close(story, scheduler.ending[0] if scheduler.ending else DONE)
     if not scheduler.ending:
-        rundir.write_atomically(job.folder.done, f"{rounds[-1].model_sha256}\n".encode())
+        files.write_atomically(job.folder.done, f"{rounds[-1].model_sha256}\n".encode())
     sys.stdout.write("\n".join([*_timeline(job, rounds, scheduler.started), console.shown(story), ""]))
     sys.stdout.flush()
 

@@ -115,6 +115,11 @@ def arrange(nodes: Sequence[str], servers: int, placement: Placement) -> list[in
     return [0, *chosen, *(rank for rank in ranks[1:] if rank not in chosen)]
 
 
+def longest_first(silos: Iterable[int], examples: Sequence[int]) -> list[int]:
+    """Put silos into the order in which they are given to workers: those with the most examples first."""
+    return sorted(silos, key=lambda silo: (-examples[silo], silo))
+
+
 def assign_silos(
     examples: Sequence[int], workers: int, reach: Sequence[frozenset[int]] | None = None
 ) -> list[tuple[int, ...]]:
@@ -152,7 +157,7 @@ def assign_silos(
     hosted: list[list[int]] = [[] for _ in range(workers)]
     loads = [0] * workers
     queue = [(0, worker) for worker in range(workers)]
-    for silo in sorted(range(len(examples)), key=lambda index: (-examples[index], index)):
+    for silo in longest_first(range(len(examples)), examples):
         if reach is None:
             load, worker = queue[0]
             heapq.heapreplace(queue, (load + examples[silo], worker))
@@ -195,7 +200,7 @@ def deal(silos: Iterable[int], examples: Sequence[int], hosts: Mapping[int, Sequ
     dealt: dict[int, list[int]] = {rank: [] for rank in hosts}
     loads = dict.fromkeys(hosts, 0)
     queue = [(0, rank) for rank in sorted(hosts)]  # one entry a rank and load that it has had
-    for silo in sorted(silos, key=lambda index: (-examples[index], index)):
+    for silo in longest_first(silos, examples):
         while queue[0][0] != loads[queue[0][1]]:
             heapq.heappop(queue)
         least, first = queue[0]

@@ -9,9 +9,9 @@ import msgspec
 
 from silofold.commands import options as shared
 from silofold.commands.results import looks, pairs
+from silofold.core import files
 from silofold.core.console import shown, write
 from silofold.errors import RunFolderError
-from silofold.record import rundir
 
 if TYPE_CHECKING:
     import argparse
@@ -64,7 +64,7 @@ def main(options: argparse.Namespace) -> int:
         ]  # fmt: skip
         result = Comparison(runs=entries, first_against=against)
         try:
-            rundir.write_atomically(options.out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+            files.write_atomically(options.out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
         except OSError as fault:
             raise RunFolderError("out-write", f"{options.out}: cannot be written: {fault.strerror}") from None
     return 0

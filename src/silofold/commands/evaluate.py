@@ -12,11 +12,11 @@ import numpy as np
 
 from silofold import predictions, seeds, trained
 from silofold.commands import options as shared
-from silofold.core import console
+from silofold.core import console, files
 from silofold.data import silo as silos
 from silofold.errors import CheckpointError, ConfigError, DivergedError, RunFolderError
 from silofold.evaluation import measures
-from silofold.record import answers, rundir
+from silofold.record import answers
 from silofold.training import build, local
 from silofold.training import predict as predicting
 from silofold.view import text
@@ -72,7 +72,7 @@ def main(options: argparse.Namespace) -> int:
     console.write(f"{_story(result)}\n")
     if options.out:
         try:
-            rundir.write_atomically(options.out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+            files.write_atomically(options.out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
         except OSError as fault:
             raise RunFolderError("out-write", f"{options.out}: cannot be written: {fault.strerror}") from None
     return 0

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from silofold.commands import options as shared
 from silofold.commands.results import looks, pairs, tables
+from silofold.core import files
 from silofold.core.console import shown, write
 from silofold.errors import PluginError, RunFolderError
-from silofold.record import rundir
 
 if TYPE_CHECKING:
     import argparse
@@ -45,12 +45,12 @@ def main(options: argparse.Namespace) -> int:
     content["command"] = f"silofold report {' '.join(str(one.path) for one in runs)}"
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        rundir.write_atomically(options.out, page.render(content).encode())
+        files.write_atomically(options.out, page.render(content).encode())
         if options.figures:
             options.figures.mkdir(parents=True, exist_ok=True)
             for drawing in drawings:
                 for form in ("svg", "png"):
-                    rundir.write_atomically(options.figures / f"{drawing.name}.{form}", plots.save(drawing.draw, form))
+                    files.write_atomically(options.figures / f"{drawing.name}.{form}", plots.save(drawing.draw, form))
     except OSError as fault:
         raise RunFolderError("out-write", f"{fault.filename}: cannot be written: {fault.strerror}") from None
     write(f"{pairs.story(runs, against)}\n\n{shown(str(options.out))}: {options.out.stat().st_size / 1e6:.1f} MB\n")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from silofold.core import guarded
+from silofold.core import files, guarded
 from silofold.errors import RunFolderError
 from silofold.messages import Summary
-from silofold.record import rundir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +39,7 @@ class History:
 
     def __init__(self, path: Path, earlier: Sequence[Summary]) -> None:
         self.earlier = tuple(earlier)
-        rundir.write_atomically(path, b"".join(map(_line, earlier)))
+        files.write_atomically(path, b"".join(map(_line, earlier)))
         self._path = path
         self._file = path.open("ab", buffering=0)
 

@@ -13,7 +13,7 @@ from silofold.aggregation import buffers, exact
 from silofold.core import hdf5
 from silofold.errors import CheckpointError
 from silofold.messages import Applied, Moved, Saved, Tally, sha256
-from silofold.record import checkpoint
+from silofold.record import array_files, checkpoint
 from silofold.roles.listening import Listener
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Server:
         begin = time.perf_counter()
         folder = self._job.folder.checkpoints
         draft = checkpoint.draft_of(folder, plan.round - 1)
-        saved = [checkpoint.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._state})]
+        saved = [array_files.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._state})]
         title, seconds = self._job.layout.title(self._world.rank), time.perf_counter() - begin
         self._world.say(Saved(plan.round - 1, title, tuple(saved), seconds), topology.SCHEDULER)
 

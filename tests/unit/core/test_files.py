@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from silofold.record import rundir
+from silofold.core import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,10 +18,10 @@ def test_a_file_that_a_signal_writes_while_it_is_written(tmp_path: Path, monkeyp
     def interrupted(handle: int) -> None:
         calls[0] += 1
         if calls[0] == 1:
-            rundir.write_atomically(tmp_path / "stop", b"round")
+            files.write_atomically(tmp_path / "stop", b"round")
         real(handle)
 
     monkeypatch.setattr(os, "fsync", interrupted)
-    rundir.write_atomically(tmp_path / "stop", b"round")
+    files.write_atomically(tmp_path / "stop", b"round")
     assert [path.name for path in tmp_path.iterdir()] == ["stop"]
     assert (tmp_path / "stop").read_bytes() == b"round"
