@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 STARTS = 5
 """Of a job, at most."""
+REPLAYED = 10
+"""One job of so many is played again by its record."""
 WAYS = {(way.source, way.event, way.target) for way in phases.TRANSITIONS}
 
 
@@ -213,10 +215,13 @@ class Job:
         """Start the ranks, from the newest checkpoint if there is one."""
         self._starts += 1
         self.plan = worlds.draw(self._seed, one_dead_worker=self._one_dead_worker, start=self._starts, shape=self._shape)
+        self._begin(facts_of(self.plan, self.saved))
+
+    def _begin(self, known: Facts) -> None:
+        self.facts = known
         self.world = World(f"{self._seed} {self._starts}", self.plan)
         zero = Zero(self.world, 0)
         self.world.begin({0: zero} | {rank: Rank(self.world, rank) for rank in range(1, self.plan.layout.size)})
-        self.facts = facts_of(self.plan, self.saved)
         self.world.find_states(self.facts.states)
         self.rounds = self.rounds[: self.facts.start_round - 1]
         self.coordinator = Coordinator(self.facts, self.world.now)
@@ -240,6 +245,8 @@ class Job:
                 if over or self._starts >= STARTS or self._one_dead_worker:
                     break
                 self._start()
+            if self.finished.kind is EndKind.OVER and self.rounds and self._seed % REPLAYED == 0:
+                Replay(self._seed, self.plan, self.rounds).run()
             kind, why, test = self.finished.kind.value, self.finished.why, ""
         except Violation as found:
             kind, why = "violation", str(found)
@@ -376,6 +383,49 @@ class Job:
             raise Violation(f"one dead worker: {finished.kind.value} ({finished.why}), {voids} void rounds")
         if len(self.world.dead) > 1:
             raise Violation(f"one dead worker cost others: {self.world.dead}")
+
+
+class Replay(Job):
+    """A recorded job that is played again, undisturbed: it must decide the same.
+
+    Parameters
+    ----------
+    seed
+        Of the job.
+    plan
+        Its last start's.
+    rounds
+        What was recorded.
+    """
+
+    def __init__(self, seed: int, plan: worlds.Plan, rounds: list[RoundClosed]) -> None:
+        calm = plan._replace(faults=(), slow={}, fails={}, wishes=(), aimed=False)
+        chosen = ["start_quorum=1.0", "start_window=300.0", "update_window=86400.0", "checkpoint_every=0"]
+        chosen += [f"count={plan.settings.rounds.count}", f"max_void={plan.settings.rounds.max_void}"]
+        self._calm = calm._replace(settings=config.parse("", "simulation", [f"rounds.{one}" for one in chosen]))
+        self._recorded = [(one.plan.round, one.verdict.accepted, one.tally.quorum_met) for one in rounds]
+        super().__init__(seed)
+
+    def _start(self) -> None:
+        self._starts += 1
+        self.plan = self._calm
+        script = {number: (list(accepted), not met) for number, accepted, met in self._recorded}
+        self._begin(dataclasses.replace(facts_of(self._calm, None), script=script))
+
+    def run(self) -> Outcome:
+        """Play it, and compare.
+
+        Raises
+        ------
+        Violation
+            Something else was decided.
+        """
+        while self.finished is None:
+            self._step()
+        played = [(one.plan.round, one.verdict.accepted, one.tally.quorum_met) for one in self.rounds]
+        if self.finished.kind is not EndKind.OVER or played != self._recorded:
+            raise Violation(f"a replay decided {played}, recorded were {self._recorded}; it ended so: {self.finished}")
+        return Outcome("over", "", self.plan, self.world.log, self.events, self.world.now, self.rounds, self.ways, "")
 
 
 def run(seed: int, *, one_dead_worker: bool = False) -> Outcome:

@@ -62,7 +62,8 @@ class Survivor(Process):
         living = set(range(self.world.layout.size)) - self.known_dead
         facts = self.rank, living, loss, waited + rounds.start_window + GRACE
         machine = Recovery(*facts)
-        began, story = self.world.now, list[tuple[Event, float]]()
+        began = self.world.now
+        story: list[tuple[Event, float]] = []
         actions = machine.begin(began)
         while not (found := self._perform(actions)):
             event = yield ("hear", machine)

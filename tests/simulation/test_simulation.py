@@ -129,3 +129,11 @@ def test_an_old_fault_is_found(fault: Callable[[pytest.MonkeyPatch], None], monk
     fault(monkeypatch)
     tried = ((seed, death) for seed in range(1, 1001) for death in (False, True))
     assert any(job.run(seed, one_dead_worker=death).kind == "violation" for seed, death in tried)
+
+
+def test_a_replay_that_decides_otherwise_is_found() -> None:
+    found = job.run(2)
+    replay = job.Replay(2, found.plan, found.rounds)
+    replay._recorded = replay._recorded[:-1]
+    with pytest.raises(Violation, match="a replay decided"):
+        replay.run()
