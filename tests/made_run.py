@@ -10,9 +10,9 @@ import msgspec
 import torch
 
 from records import summary
-from silofold import run
 from silofold.core import recipes
 from silofold.data import silo as silos
+from silofold.job import tell
 from silofold.messages import SiloSummary, sha256
 from silofold.record import array_files, checkpoint, history
 from silofold.record.rundir import RunFolder
@@ -34,7 +34,7 @@ def make(out: Path, data: Path, **settings: Any) -> RunFolder:
     model = build.build(resolved.model, found.classes, found.image_shape, resolved.seed, torch.device("cpu"))
     digest = sha256(model.host.data)
     ranks = [{"rank": rank, "role": role, "host": "here", "cores": 1} for rank, role in enumerate(("scheduler", "server_0"))]
-    folder.write_record(run.facts(resolved, found, 1, model.size) | {"ranks": ranks})
+    folder.write_record(tell.facts(resolved, found, 1, model.size) | {"ranks": ranks})
     told = [
         SiloSummary(silo=k, name=one.name, accuracy=0.5, test_examples=one.test.examples, train_examples=9, train_loss=1.0)
         for k, one in enumerate(found.silos)

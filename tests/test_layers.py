@@ -30,7 +30,6 @@ WORDS = {
     "topology",
     "seeds",
     "machine",
-    "faults",
 }
 PURE = ("silofold.coordination",)
 """Decisions alone: no clock, file, MPI, log, numpy or torch."""
@@ -38,7 +37,9 @@ PURE_STDLIB = {"__future__", "collections", "dataclasses", "enum", "functools", 
 DEPARTMENTS = {"comm", "coordination", "training", "aggregation", "evaluation", "data", "record", "view"}
 """evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
 look at, text and pages, so that no other department knows a library that draws."""
-PROGRAM = {"cli", "commands", "run", "round", "__main__", "baseline", "rehearsal", "timeline", "trained"}
+JOB = {"job", "baseline"}
+COMMANDS = {"commands", "trained"}
+PROGRAM = {"cli", "__main__"}
 PLUGIN_FOLDERS = (
     "silofold.training.models",
     "silofold.aggregation.cohorts",
@@ -112,7 +113,7 @@ def within(module: str, folder: str) -> bool:
 
 
 def place(module: str) -> tuple[int, str]:
-    """Layer of a module (0 words, 1 departments, 2 roles, 3 program) and its department."""
+    """Layer of a module (0 words, 1 departments, 2 roles, 3 job, 4 commands, 5 program) and its department."""
     first = module.removeprefix("silofold").lstrip(".").partition(".")[0]
     if first in WORDS or not first:
         return 0, ""
@@ -120,8 +121,9 @@ def place(module: str) -> tuple[int, str]:
         return 1, first
     if first == "roles":
         return 2, ""
-    if first in PROGRAM:
-        return 3, ""
+    for layer, rooms in ((3, JOB), (4, COMMANDS), (5, PROGRAM)):
+        if first in rooms:
+            return layer, ""
     raise ValueError(f"{module} is no part of DESIGN section 3")
 
 
@@ -259,7 +261,7 @@ def test_every_module_keeps_the_rule(check: Callable[[str, ast.Module], Iterator
     ("check", "module", "code"),
     [
         (layer_faults, "silofold.config", "from silofold.roles import job"),
-        (layer_faults, "silofold.roles.job", "from silofold import run"),
+        (layer_faults, "silofold.roles.job", "from silofold.job import startup"),
         (layer_faults, "silofold.comm.world", "from silofold.data import silo"),
         (layer_faults, "silofold.coordination.quorum", "def f():\n    import silofold.record.log"),
         (layer_faults, "silofold.data.silo", "if TYPE_CHECKING:\n    from silofold.training.flat import FlatModel"),
@@ -269,19 +271,19 @@ def test_every_module_keeps_the_rule(check: Callable[[str, ast.Module], Iterator
         (plugin_faults, "silofold.record.sinks.csv", "from silofold.record.sinks.console import line\nplugin = 1"),
         (plugin_faults, "silofold.record.sinks.csv", "import tqdm, tensorboard\nplugin = 1"),
         (plugin_faults, "silofold.record.sinks.csv", "plugins = 1"),
-        (library_faults, "silofold.run", "from mpi4py import MPI"),
+        (library_faults, "silofold.job.startup", "from mpi4py import MPI"),
         (library_faults, "silofold.roles.server", "if TYPE_CHECKING:\n    import torch"),
         (library_faults, "silofold.comm.world", "import h5py"),
         (library_faults, "silofold.comm.world", "import pandas"),
         (library_faults, "silofold.aggregation.exact", "import tqdm"),
-        (dynamic_faults, "silofold.run", "import importlib.util"),
-        (dynamic_faults, "silofold.run", "x = __import__('torch')"),
-        (annotation_faults, "silofold.run", "class A:\n    def f(self, x) -> int: ..."),
-        (annotation_faults, "silofold.run", "def f(*given: int): ..."),
-        (docstring_faults, "silofold.run", "import os"),
-        (docstring_faults, "silofold.run", '"""M."""\ndef f() -> None:\n    return None'),
-        (docstring_faults, "silofold.run", '"""M."""\nclass A:\n    """A."""\n    class Settings:\n        x = 1'),
-        (print_faults, "silofold.run", "print(1)"),
+        (dynamic_faults, "silofold.job.startup", "import importlib.util"),
+        (dynamic_faults, "silofold.job.startup", "x = __import__('torch')"),
+        (annotation_faults, "silofold.job.startup", "class A:\n    def f(self, x) -> int: ..."),
+        (annotation_faults, "silofold.job.startup", "def f(*given: int): ..."),
+        (docstring_faults, "silofold.job.startup", "import os"),
+        (docstring_faults, "silofold.job.startup", '"""M."""\ndef f() -> None:\n    return None'),
+        (docstring_faults, "silofold.job.startup", '"""M."""\nclass A:\n    """A."""\n    class Settings:\n        x = 1'),
+        (print_faults, "silofold.job.startup", "print(1)"),
         (name_faults, "silofold.comm.utils", ""),
         (purity_faults, "silofold.coordination.quorum", "import time"),
         (purity_faults, "silofold.coordination.quorum", "def f():\n    from pathlib import Path"),
@@ -307,12 +309,17 @@ def loaded(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
 
 def test_no_import_cycle() -> None:
     tuple(graphlib.TopologicalSorter(loaded(TREES)).static_order())
-    circle = {"silofold.run": ast.parse("import silofold.round"), "silofold.round": ast.parse("import silofold.run")}
+    circle = {
+        "silofold.job.startup": ast.parse("import silofold.roles.round"),
+        "silofold.roles.round": ast.parse("import silofold.job.startup"),
+    }
     with pytest.raises(graphlib.CycleError):
         tuple(graphlib.TopologicalSorter(loaded(circle)).static_order())
 
 
-@pytest.mark.parametrize("start", ["silofold.__main__", "silofold.run", "silofold.roles.scheduler", "silofold.roles.server"])
+@pytest.mark.parametrize(
+    "start", ["silofold.__main__", "silofold.job.startup", "silofold.roles.scheduler", "silofold.roles.server"]
+)
 def test_a_lean_rank_never_loads_torch(start: str) -> None:
     graph, seen, todo = loaded(TREES), set[str](), [start]
     while todo:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import msgspec
 import numpy as np
 
-from silofold import config, plugins, run, seeds, topology
+from silofold import config, plugins, seeds, topology
 from silofold.core import console, files, recipes, warned
 from silofold.core.endings import DONE
 from silofold.core.error_table import ERRORS
@@ -39,6 +39,8 @@ from silofold.errors import (
     UserCodeError,
 )  # fmt: skip
 from silofold.evaluation import measures
+from silofold.job import tell
+from silofold.job.request import Request, read_settings
 from silofold.messages import Cause, Phases, RankPhases, Score, SiloSummary, Summary, sha256
 from silofold.record import array_files, checkpoint, control, history, whole
 from silofold.record.rundir import RunFolder
@@ -135,7 +137,7 @@ def main(options: argparse.Namespace) -> int:
             raise RunFolderError(
                 "run-incomplete", f"{target.path}: all rounds are done, but not all is saved: {'; '.join(faults)}"
             )
-    told = f"done: {settings.rounds.count} rounds, accuracy {run.accuracy_told(last, data)}; run folder {target.path}"
+    told = f"done: {settings.rounds.count} rounds, accuracy {tell.accuracy_told(last, data)}; run folder {target.path}"
     control.leave_word(target, DONE, told)
     files.write_atomically(target.done, f"{last.model_sha256}\n".encode())
     sys.stdout.write(f"{console.shown(told)}\n")
@@ -225,14 +227,14 @@ def _look(work: Work, played: Sequence[Summary], unanswered: int) -> None:
 def _settings(options: argparse.Namespace) -> config.Settings:
     """Read the settings of a recipe, or of a run, with the plug-ins of the federated round at their defaults."""
     like = options.recipe if options.recipe.is_dir() else None
-    request = run.Request(
+    request = Request(
         recipe=None if like else options.recipe,
         overrides=tuple(options.set),
         data=options.data,
         out=options.out,
         replay=like,
     )
-    settings = run.read_settings(request)
+    settings = read_settings(request)
     for line in plugins.strangers(settings, ["model", "sink"]) if like else ():
         console.say(line)
     if like:  # a replay writes fewer checkpoints than the run that it follows
@@ -608,7 +610,7 @@ def _silo(work: Work, silo: int, outcome: local.Outcome, score: Score | None) ->
 
 def _record(work: Work, kind: str, start: int, crew: Crew) -> dict[str, Any]:
     """Say in ``run.json`` what is needed to judge the baseline or to repeat it."""
-    return run.facts(work.settings, work.data, start, crew.parameters) | {
+    return tell.facts(work.settings, work.data, start, crew.parameters) | {
         "baseline": kind,
         "steps_a_round": sum(work.steps),
         "ranks": [{"rank": index, "role": f"process_{index}"} | place for index, place in enumerate(crew.places)],

@@ -17,8 +17,8 @@ import pytest
 
 import run_folder
 from chaos import judge
-from silofold import faults
 from silofold.commands.launching import guard, launcher
+from silofold.roles import fault_injection as faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ import pytest
 import mpirun
 from run_folder import rounds, until
 from silofold.commands.launching import launcher
-from silofold.faults import VARIABLE
+from silofold.roles.fault_injection import VARIABLE
 
 if TYPE_CHECKING:
     import subprocess

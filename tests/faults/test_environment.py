@@ -17,7 +17,7 @@ import mpirun
 from budget import whole_run
 from run_folder import rounds, until
 from silofold.commands.launching import launcher, mpi_session
-from silofold.faults import VARIABLE
+from silofold.roles.fault_injection import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -402,7 +402,7 @@ class Replay(Job):
         calm = plan._replace(faults=(), slow={}, fails={}, wishes=(), aimed=False)
         chosen = ["start_quorum=1.0", "start_window=300.0", "update_window=86400.0", "checkpoint_every=0"]
         chosen += [f"count={plan.settings.rounds.count}", f"max_void={plan.settings.rounds.max_void}"]
-        self._calm = calm._replace(settings=config.parse("", "simulation", [f"rounds.{one}" for one in chosen]))
+        self._calm = calm._replace(settings=recipes.parse("", "simulation", [f"rounds.{one}" for one in chosen]))
         self._recorded = [(one.plan.round, one.verdict.accepted, one.tally.quorum_met) for one in rounds]
         super().__init__(seed)
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from silofold import run, topology
+from silofold import topology
 from silofold.core.elements import Elements, lay_out
 from silofold.errors import ConfigError
+from silofold.job import trainee
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,12 +40,12 @@ def agree(tables: list[Elements | None]) -> list[Elements | str]:
     first: Any = [Rank(rank, size, []) for rank in range(size)]
     for rank, mine in zip(first, tables, strict=True):
         with contextlib.suppress(IndexError):
-            run._agree_on_elements(rank, layout, mine)
+            trainee.agree_on_elements(rank, layout, mine)
     found: list[Elements | str] = []
     for number, mine in enumerate(tables):
         world: Any = Rank(number, size, [rank.said for rank in first])
         try:
-            found.append(run._agree_on_elements(world, layout, mine))
+            found.append(trainee.agree_on_elements(world, layout, mine))
         except ConfigError as fault:
             found.append(f"{fault.id}: {fault}")
     return found

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from silofold import faults
 from silofold.errors import ConfigError
-from silofold.faults import Fault, Rigged
+from silofold.roles import fault_injection as faults
+from silofold.roles.fault_injection import Fault, FaultInjector
 
 
 def test_nothing_is_planned_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ class Steps:
 
 def test_a_fault_strikes_once_in_its_round() -> None:
     steps = Steps()
-    rigged = Rigged(steps, [Fault("worker_0", "raise", 0, 3, ("after", "plan"))], first=2)
+    rigged = FaultInjector(steps, [Fault("worker_0", "raise", 0, 3, ("after", "plan"))], first=2)
     assert rigged.vector == "its own"
     assert rigged.plan() == "the plan"
     rigged.record("a")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from silofold import timeline
+from silofold.job import timeline
 from silofold.messages import Phases, RankPhases, Summary
 
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import silofold
-from silofold import config, machine, run
+from silofold import config, machine
 from silofold.commands import options as shared
 from silofold.commands.diagnosis import allocation, place, ranks, tries
 from silofold.commands.diagnosis.findings import Finding, fail, ok
 from silofold.commands.launching import launcher
 from silofold.core import recipes
 from silofold.errors import SilofoldError
+from silofold.job.request import Request, read_settings
 from silofold.record import probe as folder_probe
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> config.Settings:
-    request = run.Request(options.recipe, tuple(options.set), options.data, options.out or Path())
+    request = Request(options.recipe, tuple(options.set), options.data, options.out or Path())
     if options.recipe:
-        return run.read_settings(request)
+        return read_settings(request)
     data = [recipes.set_text("data.folder", str(options.data.resolve()))] if options.data else []
     return recipes.parse("", "no settings", [*options.set, *data])
 

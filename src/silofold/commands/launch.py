@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from silofold import machine, run, topology
+from silofold import machine, topology
 from silofold.commands import options as shared
 from silofold.commands.launching import launcher, mpi_session, premises
 from silofold.commands.launching.job import Job
@@ -20,6 +20,7 @@ from silofold.commands.train import request_of
 from silofold.core import console
 from silofold.data import silo as silos
 from silofold.errors import ConfigError, SilofoldError, TopologyError
+from silofold.job.request import read_settings
 from silofold.record import control
 from silofold.record.rundir import RunFolder
 
@@ -91,7 +92,7 @@ def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, str], int]:
         Settings, data or numbers of ranks are wrong, or there is no mpirun.
     """
     request = request_of(options)
-    settings = run.read_settings(request)
+    settings = read_settings(request)
     servers = options.servers if options.servers is not None else settings.roles.servers
     if not settings.data.folder:
         raise ConfigError("data-missing", "no data: give --data DIR, or data.folder in the settings")

@@ -10,7 +10,7 @@ from silofold.commands import options as shared
 if TYPE_CHECKING:
     import argparse
 
-    from silofold.run import Request
+    from silofold.job.request import Request
 
 
 def add(subparsers: shared.Subparsers) -> None:
@@ -23,21 +23,21 @@ def add(subparsers: shared.Subparsers) -> None:
 def main(options: argparse.Namespace) -> int:
     """Be a rank, to the end of the run; also of one that is replayed."""
     machine.end_with_launcher()
-    from silofold import run  # noqa: PLC0415  (MPI, numpy: a launcher that ends meanwhile is noticed)
+    from silofold.job import startup  # noqa: PLC0415  (MPI, numpy: a launcher that ends meanwhile is noticed)
 
-    return run.train(request_of(options))
+    return startup.train(request_of(options))
 
 
 def request_of(options: argparse.Namespace) -> Request:
     """Turn the parsed command line into what the run needs to know."""
-    from silofold import run  # noqa: PLC0415  (as above)
+    from silofold.job.request import Request  # noqa: PLC0415  (as above)
 
     replay = options.run if options.command == "replay" else None
     if replay:
         out = options.out or replay.parent / f"{replay.name}.replay"
     else:
         out = options.resume or options.out
-    return run.Request(
+    return Request(
         recipe=None if replay else options.recipe,
         overrides=tuple(getattr(options, "set", ())),
         data=options.data,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from silofold import faults, seeds, topology
+from silofold import seeds, topology
 from silofold.aggregation import exact
 from silofold.core import files
 from silofold.core.memory import aligned
@@ -29,6 +29,7 @@ from silofold.messages import (
     sha256,
 )  # fmt: skip
 from silofold.record import silo_state
+from silofold.roles import fault_injection as faults
 from silofold.roles.listening import Listener
 from silofold.roles.shelf import UNREADABLE
 from silofold.roles.total import Total, largest

@@ -11,10 +11,11 @@ The environment variable ``SILOFOLD_FAULT`` names one or more, separated by ``;`
 A fault is ``<role> [<index>]: <what> [<seconds>] @ round <n> [before|after <step>]``. What: ``kill`` (SIGKILL), ``stop``
 (SIGSTOP), ``sleep``, ``raise``; and on a worker, without a step, ``nan`` (its updates are not finite), ``fail`` (its model
 raises), ``oom`` (its memory is full), ``lie`` (it reports other examples than its silos hold), ``short`` (its updates lack
-an element). Steps: those of `silofold.round`, and ``model`` and ``reduce`` for the two moves of model bytes. Once ranks were
-lost that the job cannot go on without, ``before regroup`` and ``after regroup``, in which the survivors find each other, and
-``before restart``, in which they start again, belong to no round. Each fault strikes once, in the processes of a job that
-has not yet gone on without a server or the scheduler. Without the variable nothing here runs.
+an element). Steps: those of `silofold.roles.round`, and ``model`` and ``reduce`` for the two moves of model bytes.
+
+Once ranks were lost that the job cannot go on without, ``before regroup`` and ``after regroup``, in which the survivors find
+each other, and ``before restart``, in which they start again, belong to no round. Each fault strikes once, in the processes
+of a job that has not yet gone on without a server or the scheduler. Without the variable nothing here runs.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _parse(text: str) -> Fault:
     return Fault(title, what, float(seconds or 0), int(number or 0), place)
 
 
-class Rigged:
+class FaultInjector:
     """A role whose steps are struck by faults; everything else is the role's own.
 
     Parameters
