@@ -45,8 +45,8 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     from silofold.comm import world as worlds  # noqa: PLC0415  (each rank imports what its role needs)
     from silofold.comm.fabric import Fabrics  # noqa: PLC0415
     from silofold.comm.window import Node  # noqa: PLC0415
-    from silofold.messages import Members  # noqa: PLC0415
-    from silofold.topology import Layout, shard_slices  # noqa: PLC0415
+    from silofold.core.messages import Members  # noqa: PLC0415
+    from silofold.core.topology import Layout, shard_slices  # noqa: PLC0415
 
     world = worlds.connect()
     layout, slices = Layout(world.size, servers), shard_slices(parameters, servers)
@@ -93,7 +93,7 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
 
 def server_step(size: int, workers: int) -> Callable[[NDArray[np.float32], NDArray[Any]], None]:
     """Make what a server does with its sum."""
-    from silofold import plugins  # noqa: PLC0415  (as above)
+    from silofold.core import plugins  # noqa: PLC0415  (as above)
     from silofold.roles.server import move  # noqa: PLC0415
 
     strategy = plugins.load("strategy", {"name": "mean"})

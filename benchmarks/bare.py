@@ -20,13 +20,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from silofold import config, seeds, topology
-from silofold.core import recipes
+from silofold.core import recipes, seeds, topology
 from silofold.data import silo as silos
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.connection import Connection
+
+    from silofold import config
 
 State = list[torch.Tensor]
 Scores = tuple[int, int, float]

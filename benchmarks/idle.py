@@ -19,9 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from silofold import messages
 from silofold.comm import waiting
 from silofold.commands.launching import launcher
+from silofold.core import messages
 
 IDLE: Final = 5
 WORK: Final = 256

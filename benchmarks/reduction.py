@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from silofold import topology
 from silofold.aggregation import exact
 from silofold.commands.launching import launcher
-from silofold.messages import Members
+from silofold.core import topology
+from silofold.core.messages import Members
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

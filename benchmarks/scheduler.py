@@ -17,16 +17,15 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from silofold import messages, seeds, topology
 from silofold.aggregation.cohorts import sample
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import Finished, Heard, Send
 from silofold.coordination.facts import Facts
-from silofold.core import recipes
+from silofold.core import messages, recipes, reports, seeds, topology
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Action
-    from silofold.messages import AnyMessage
+    from silofold.core.messages import AnyMessage
 
 SIZES: Final = ("100:1000", "1000:10000", "10000:100000")
 ELEMENTS: Final = 66_404
@@ -101,9 +100,9 @@ class Bench:
         serves = rank in self.layout.server_ranks
         match message:
             case messages.Plan() if not serves:
-                scores = tuple(messages.Score(silo, 20, 10, 30.0) for silo in message.hosted if message.evaluate)
+                scores = tuple(reports.Score(silo, 20, 10, 30.0) for silo in message.hosted if message.evaluate)
                 reports = tuple(
-                    messages.Report(silo, self.examples[silo], 3, 3 * self.examples[silo], 1.0, 9, 0.5, finished=True,
+                    reports.Report(silo, self.examples[silo], 3, 3 * self.examples[silo], 1.0, 9, 0.5, finished=True,
                                     elements=ELEMENTS)
                     for silo in message.dealt
                 )  # fmt: skip

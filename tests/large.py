@@ -17,8 +17,8 @@ from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.commands.launching import launcher
-from silofold.messages import Members
-from silofold.topology import Layout, shard_slices
+from silofold.core.messages import Members
+from silofold.core.topology import Layout, shard_slices
 
 PARAMETERS = 2**31 + 5
 PATIENCE = 600.0

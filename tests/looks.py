@@ -11,17 +11,17 @@ import numpy as np
 from records import summary
 from silofold.commands.results.looks import Look
 from silofold.core import recipes
+from silofold.core.predictions import TOP, Predictions
+from silofold.core.summary import SiloSummary
 from silofold.data import silo as silos
 from silofold.evaluation import measures
-from silofold.messages import SiloSummary
-from silofold.predictions import TOP, Predictions
 from silofold.record.answers import Answers
 from silofold.record.run_record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 
 def look(

@@ -11,9 +11,10 @@ import torch
 
 from records import summary
 from silofold.core import recipes
+from silofold.core.digest import sha256
+from silofold.core.summary import SiloSummary
 from silofold.data import silo as silos
 from silofold.job import tell
-from silofold.messages import SiloSummary, sha256
 from silofold.record import array_files, checkpoint, history
 from silofold.record.rundir import RunFolder
 from silofold.training import build

@@ -23,15 +23,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from silofold import config, seeds
-from silofold.core import recipes
+from silofold.core import recipes, seeds
+from silofold.core.errors import SilofoldError
 from silofold.data import silo as silos
-from silofold.errors import SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from silofold import config
 
 # what this script reproduces; whatever else the settings ask for is refused
 PLAIN: dict[str, dict[str, object]] = {

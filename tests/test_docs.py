@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import reference
-from silofold import cli, config, plugins
-from silofold.core import conversion, recipes
-from silofold.messages import Phases, RankPhases, SiloSummary, Summary
+from silofold import cli, config
+from silofold.core import conversion, plugins, recipes
+from silofold.core.summary import Phases, RankPhases, SiloSummary, Summary
 from silofold.record.sinks import csv
 
 if TYPE_CHECKING:

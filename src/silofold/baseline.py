@@ -22,14 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import msgspec
 import numpy as np
 
-from silofold import config, plugins, seeds, topology
-from silofold.core import console, files, recipes, warned
+from silofold import config
+from silofold.core import console, files, plugins, recipes, seeds, topology, warned
+from silofold.core.digest import sha256
 from silofold.core.endings import DONE
 from silofold.core.error_table import ERRORS
-from silofold.core.fingerprint import difference
-from silofold.core.user_code import is_none_of_its
-from silofold.data import silo as silos
-from silofold.errors import (
+from silofold.core.errors import (
     CheckpointError,
     ConfigError,
     DivergedError,
@@ -38,10 +36,14 @@ from silofold.errors import (
     SilofoldError,
     UserCodeError,
 )  # fmt: skip
+from silofold.core.fingerprint import difference
+from silofold.core.reports import Cause, Score
+from silofold.core.summary import Phases, RankPhases, SiloSummary, Summary
+from silofold.core.user_code import is_none_of_its
+from silofold.data import silo as silos
 from silofold.evaluation import measures
 from silofold.job import tell
 from silofold.job.request import Request, read_settings
-from silofold.messages import Cause, Phases, RankPhases, Score, SiloSummary, Summary, sha256
 from silofold.record import array_files, checkpoint, control, history, whole
 from silofold.record.rundir import RunFolder
 from silofold.training import build, device, instruction_set, local, start_check

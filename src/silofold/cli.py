@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import silofold
 from silofold.commands import options
 from silofold.core import console, endings, modules, user_code, warned
-from silofold.errors import SilofoldError
+from silofold.core.errors import SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

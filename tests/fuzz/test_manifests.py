@@ -13,10 +13,11 @@ import pytest
 
 import made_run
 from budget import count
-from silofold import cli, trained
+from silofold import cli
+from silofold.commands.results import trained
 from silofold.core import recipes
-from silofold.errors import SilofoldError
-from silofold.messages import sha256
+from silofold.core.digest import sha256
+from silofold.core.errors import SilofoldError
 from silofold.record import checkpoint
 
 if TYPE_CHECKING:

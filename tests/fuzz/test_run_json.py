@@ -17,7 +17,7 @@ import made_run
 import mpirun
 from budget import count
 from silofold import cli
-from silofold.errors import SilofoldError
+from silofold.core.errors import SilofoldError
 from silofold.job import request
 
 if TYPE_CHECKING:

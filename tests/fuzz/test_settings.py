@@ -11,9 +11,9 @@ import pytest
 
 import mpirun
 from budget import count
-from silofold import config, plugins
-from silofold.core import recipes
-from silofold.errors import SilofoldError
+from silofold import config
+from silofold.core import plugins, recipes
+from silofold.core.errors import SilofoldError
 from silofold.training import build
 
 if TYPE_CHECKING:

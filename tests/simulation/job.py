@@ -6,7 +6,6 @@ import collections
 import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from silofold import topology
 from silofold.coordination import phases, recovery
 from silofold.coordination import window as windows
 from silofold.coordination.coordinator import Coordinator
@@ -24,9 +23,9 @@ from silofold.coordination.events import (
     Tick,
 )  # fmt: skip
 from silofold.coordination.facts import Facts, Saved
-from silofold.core import recipes
-from silofold.messages import Alive, Over, Plan, Tally
-from silofold.messages import Expel as ExpelMessage
+from silofold.core import recipes, topology
+from silofold.core.messages import Alive, Over, Plan, Tally
+from silofold.core.messages import Expel as ExpelMessage
 from simulation import pasted
 from simulation import world as worlds
 from simulation.ranks import ELEMENTS, Rank, Survivor
@@ -34,7 +33,7 @@ from simulation.world import Violation, World
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Action, Event
-    from silofold.messages import Regroup
+    from silofold.core.messages import Regroup
 
 
 STARTS = 5

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from silofold import topology
+from silofold.core import topology
 from silofold.core.elements import Elements, lay_out
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 from silofold.job import trainee
 
 if TYPE_CHECKING:

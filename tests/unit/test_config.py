@@ -9,7 +9,7 @@ import pytest
 
 from silofold import config
 from silofold.core import conversion, recipes
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from silofold import errors
-from silofold.core import console, endings
+from silofold.core import console, endings, errors
 from silofold.core.error_table import ERRORS
 
 ROOT = Path(__file__).parents[2]

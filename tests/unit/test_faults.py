@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 from silofold.roles import fault_injection as faults
 from silofold.roles.fault_injection import Fault, FaultInjector
 

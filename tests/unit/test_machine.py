@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import run_folder
-from silofold import machine
+from silofold.core import machine
 
 if TYPE_CHECKING:
     import pytest

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, get_args
 import msgspec
 import pytest
 
-from silofold import messages
-from silofold.messages import (
+from silofold.core import digest, messages
+from silofold.core.messages import (  # fmt: skip
     Alive,
     Applied,
     Broken,
-    Cause,
     Evaluation,
     Expel,
     Gone,
@@ -24,19 +23,17 @@ from silofold.messages import (
     Ready,
     Regroup,
     Replan,
-    Report,
     Reports,
     Saved,
     SavedFile,
-    Score,
     Settled,
-    Summary,
     Tally,
-    Unscored,
-)  # fmt: skip
+)
+from silofold.core.reports import Cause, Report, Score, Unscored  # fmt: skip
+from silofold.core.summary import Summary  # fmt: skip
 
 if TYPE_CHECKING:
-    from silofold.messages import AnyMessage
+    from silofold.core.messages import AnyMessage
 
 MEMBERS = Members.of((2, 3, 5), 4, 1)
 EACH: list[AnyMessage] = [
@@ -119,9 +116,9 @@ def test_a_summary_survives_json(summary: Summary) -> None:
 
 
 def test_sha256() -> None:
-    assert messages.sha256() == hashlib.sha256(b"").hexdigest()
-    assert messages.sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert messages.sha256(b"a", memoryview(b"bc")) == messages.sha256(b"abc")
+    assert digest.sha256() == hashlib.sha256(b"").hexdigest()
+    assert digest.sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest.sha256(b"a", memoryview(b"bc")) == digest.sha256(b"abc")
 
 
 def test_members_are_told_as_ranges() -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from silofold import config, plugins
-from silofold.errors import ConfigError, PluginError, UserCodeError
+from silofold import config
+from silofold.core import plugins
+from silofold.core.errors import ConfigError, PluginError, UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import torch
 
-from silofold import seeds
+from silofold.core import seeds
 
 PURPOSES: tuple[seeds.Purpose, ...] = ("model", "cohort", "shuffle", "dropout")
 

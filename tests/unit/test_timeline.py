@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from silofold.core.summary import Phases, RankPhases, Summary
 from silofold.job import timeline
-from silofold.messages import Phases, RankPhases, Summary
 
 
 def played(server: float, train: float = 2.0) -> Summary:

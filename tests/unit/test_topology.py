@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silofold import topology
-from silofold.errors import TopologyError
+from silofold.core import topology
+from silofold.core.errors import TopologyError
 
 
 def test_layout() -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from silofold.comm.world import World
-    from silofold.topology import Layout
+    from silofold.core.topology import Layout
 
 """Bytes."""
 BLOCK = 2**17

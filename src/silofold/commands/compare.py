@@ -11,7 +11,7 @@ from silofold.commands import options as shared
 from silofold.commands.results import looks, pairs
 from silofold.core import files
 from silofold.core.console import shown, write
-from silofold.errors import RunFolderError
+from silofold.core.errors import RunFolderError
 
 if TYPE_CHECKING:
     import argparse

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import silofold
-from silofold import config, machine
+from silofold import config
 from silofold.commands import options as shared
 from silofold.commands.diagnosis import allocation, place, ranks, tries
 from silofold.commands.diagnosis.findings import Finding, fail, ok
 from silofold.commands.launching import launcher
-from silofold.core import recipes
-from silofold.errors import SilofoldError
+from silofold.core import machine, recipes
+from silofold.core.errors import SilofoldError
 from silofold.job.request import Request, read_settings
 from silofold.record import probe as folder_probe
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from silofold import predictions, seeds, trained
 from silofold.commands import options as shared
-from silofold.core import console, files
+from silofold.commands.results import trained
+from silofold.core import console, files, predictions, seeds
+from silofold.core.errors import CheckpointError, ConfigError, DivergedError, RunFolderError
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, ConfigError, DivergedError, RunFolderError
 from silofold.evaluation import measures
 from silofold.record import answers
 from silofold.training import build, local
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from silofold.commands.results.trained import Trained
+    from silofold.core.predictions import Predictions
     from silofold.evaluation.measures import Measures, Share
-    from silofold.predictions import Predictions
     from silofold.record.answers import Answers
-    from silofold.trained import Trained
     from silofold.training.flat import FlatModel
 
 

@@ -12,14 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from silofold import machine, topology
 from silofold.commands import options as shared
 from silofold.commands.launching import launcher, mpi_session, premises
 from silofold.commands.launching.job import Job
 from silofold.commands.train import request_of
-from silofold.core import console
+from silofold.core import console, machine, topology
+from silofold.core.errors import ConfigError, SilofoldError, TopologyError
 from silofold.data import silo as silos
-from silofold.errors import ConfigError, SilofoldError, TopologyError
 from silofold.job.request import read_settings
 from silofold.record import control
 from silofold.record.rundir import RunFolder

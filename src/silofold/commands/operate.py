@@ -12,7 +12,7 @@ import msgspec
 from silofold.commands import options as shared
 from silofold.core import console
 from silofold.core.endings import DONE, ENDINGS, RESUMABLE, STOPPED, of_code
-from silofold.errors import ConfigError, RunFolderError
+from silofold.core.errors import ConfigError, RunFolderError
 from silofold.record import control, history, losses
 from silofold.record.rundir import RunFolder
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from silofold.core.endings import Ending
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
     from silofold.record.control import End, Status
 
 WARNED = "warned"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse

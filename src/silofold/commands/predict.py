@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from silofold import seeds, trained
 from silofold.commands import options as shared
-from silofold.core import console
+from silofold.commands.results import trained
+from silofold.core import console, seeds
+from silofold.core.errors import CheckpointError, ConfigError, DivergedError, SchemaError, SilofoldError
 from silofold.data import picture
-from silofold.errors import CheckpointError, ConfigError, DivergedError, SchemaError, SilofoldError
 from silofold.training import local
 from silofold.training import predict as predicting
 from silofold.view import text

@@ -9,7 +9,7 @@ from silofold.commands import options as shared
 from silofold.commands.results import looks, pairs, tables
 from silofold.core import files
 from silofold.core.console import shown, write
-from silofold.errors import PluginError, RunFolderError
+from silofold.core.errors import PluginError, RunFolderError
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +33,7 @@ def add(subparsers: shared.Subparsers) -> None:
 def main(options: argparse.Namespace) -> int:
     """Write the page and, where asked for, its figures."""
     try:
-        from silofold.view import page, plots  # noqa: PLC0415  (the extra `report`)
+        from silofold.view import drawing, page  # noqa: PLC0415  (the extra `report`)
     except ImportError as fault:
         raise PluginError("extra-missing", f"{fault.name} is not installed: pip install 'silofold[report]'") from None
     runs = looks.look(options.runs, options.data)
@@ -41,16 +41,16 @@ def main(options: argparse.Namespace) -> int:
         if not one.rounds:
             raise RunFolderError("run-empty", f"{one.path}: has no round yet")
     against = pairs.against(runs)
-    content, drawings = _content(runs, against, images=options.images, data=options.data)
+    content, drawn = _content(runs, against, images=options.images, data=options.data)
     content["command"] = f"silofold report {' '.join(str(one.path) for one in runs)}"
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(options.out, page.render(content).encode())
         if options.figures:
             options.figures.mkdir(parents=True, exist_ok=True)
-            for drawing in drawings:
+            for figure in drawn:
                 for form in ("svg", "png"):
-                    files.write_atomically(options.figures / f"{drawing.name}.{form}", plots.save(drawing.draw, form))
+                    files.write_atomically(options.figures / f"{figure.name}.{form}", drawing.save(figure.draw, form))
     except OSError as fault:
         raise RunFolderError("out-write", f"{fault.filename}: cannot be written: {fault.strerror}") from None
     write(f"{pairs.story(runs, against)}\n\n{shown(str(options.out))}: {options.out.stat().st_size / 1e6:.1f} MB\n")

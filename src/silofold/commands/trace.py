@@ -9,7 +9,7 @@ from silofold.commands import options as shared
 from silofold.core import trace
 from silofold.core.console import shown
 from silofold.core.endings import DONE
-from silofold.errors import ConfigError, RunFolderError
+from silofold.core.errors import ConfigError, RunFolderError
 from silofold.record.rundir import RunFolder
 from silofold.view import waits
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from silofold import machine
 from silofold.commands import options as shared
+from silofold.core import machine
 
 if TYPE_CHECKING:
     import argparse

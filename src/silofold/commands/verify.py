@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from silofold.core import endings, guarded, recipes
 from silofold.core.console import shown
+from silofold.core.errors import RunFolderError, SilofoldError
 from silofold.data import silo as silos
-from silofold.errors import RunFolderError, SilofoldError
 from silofold.record import answers, checkpoint, control, history, silo_state, whole
 from silofold.record.rundir import RunFolder
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from silofold.commands import options as shared
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
     from silofold.record.run_record import Record
 
 
@@ -125,7 +125,7 @@ def _finished_faults(folder: RunFolder, rounds: list[Summary], record: Record | 
 
 def _model_faults(folder: RunFolder, record: Record, path: Path) -> tuple[list[str], list[str]]:
     """Build the model, and compare ``model.pt`` and ``predictions.h5`` with the newest checkpoint."""
-    from silofold import trained  # noqa: PLC0415  (torch, which takes its time: what is damaged is told without it)
+    from silofold.commands.results import trained  # noqa: PLC0415  (torch, which takes its time: what is damaged is told without it)
 
     faults: list[str] = []
     notes: list[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from silofold import topology
+from silofold.core import topology
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

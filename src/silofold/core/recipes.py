@@ -18,7 +18,7 @@ import msgspec
 from silofold.config import DEFAULT_PLUGINS, Settings, Table
 from silofold.core import guarded
 from silofold.core.conversion import convert, short
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

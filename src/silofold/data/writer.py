@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from silofold.core import files, hdf5
+from silofold.core.errors import SchemaError
 from silofold.data import space
 from silofold.data.schema import (
     DTYPES,
@@ -25,7 +26,6 @@ from silofold.data.schema import (
     size_of,
 )
 from silofold.data.tally import Tally
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

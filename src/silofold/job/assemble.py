@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from silofold import plugins, topology
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
 from silofold.coordination import quorum, window
-from silofold.core import warned
-from silofold.errors import RunFolderError
+from silofold.core import plugins, topology, warned
+from silofold.core.errors import RunFolderError
 from silofold.job import rehearsal, tell
 from silofold.job import trainee as trainees
 from silofold.job.inputs import check_rounds, reach_of
@@ -49,26 +48,9 @@ def prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job, 
         It was a rehearsal.
     """
     began = time.time()
-    settings, data, script = inputs
-    reach = reach_of(world, settings, data) if settings.roles.near else None
-    with world.together():
-        layout = topology.Layout(world.size, settings.roles.servers, settings.roles.standby)
-        if layout.role(world.rank)[0] in {"worker", "standby"}:
-            from silofold.training import instruction_set  # noqa: PLC0415  (training: not on all ranks)
-
-            instruction_set.pin(settings.local.cpu_isa)  # before a plug-in can import torch
-        job = Job(
-            settings=settings,
-            layout=layout,
-            data=data,
-            folder=request.folder,
-            strategy=plugins.load("strategy", settings.strategy),
-            script={summary.round: summary for summary in script},
-            reach=reach,
-        )
-        job.hosted()
-        plugins.load("cohort", settings.cohort)
-        plugins.load("server_optimizer", settings.server_optimizer)
+    settings = inputs[0]
+    job = _agreed_job(world, request, inputs)
+    layout = job.layout
     beginning = claim(world, job, request)
     job.folder.ours = not request.rehearse
     title, kind = layout.title(world.rank), layout.role(world.rank)[0]
@@ -89,21 +71,46 @@ def prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job, 
     node = _node(world, job, slices[-1].stop)
     _hand_out(world, job, trainee[0].model.host if trainee else None, slices, node)
     environment = tell.environment(world.places[world.rank][0], trainee)
-    people = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
-    trainees.compare_models(world, job, trainee, people)
+    rank_facts = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
+    trainees.compare_models(world, job, trainee, rank_facts)
     if request.rehearse:
         if world.rank == 0:
-            sys.stdout.write(rehearsal.story(job, slices, people))
+            sys.stdout.write(rehearsal.story(job, slices, rank_facts))
         raise RunOver(0)
     with world.together():
-        role = make_role(world, job, request, beginning, slices, node, trainee, people)
+        role = make_role(world, job, request, beginning, slices, node, trainee, rank_facts)
     fabrics = Fabrics(world, layout, slices, node, settings.rounds.start_window)
     took = time.time() - began
     logger.info("ready after %.1f s", took)
     world.patience = settings.rounds.start_window + 2 * took  # should the survivors of a loss have to start again
     if world.rank == 0:
-        tell.introduce(job, slices[-1].stop, people)
+        tell.introduce(job, slices[-1].stop, rank_facts)
     return role, job, fabrics
+
+
+def _agreed_job(world: World, request: Request, inputs: Inputs) -> Job:
+    """Put together what every rank knows of the job before anything is built."""
+    settings, data, script = inputs
+    reach = reach_of(world, settings, data) if settings.roles.near else None
+    with world.together():
+        layout = topology.Layout(world.size, settings.roles.servers, settings.roles.standby)
+        if layout.role(world.rank)[0] in {"worker", "standby"}:
+            from silofold.training import instruction_set  # noqa: PLC0415  (training: not on all ranks)
+
+            instruction_set.pin(settings.local.cpu_isa)  # before a plug-in can import torch
+        job = Job(
+            settings=settings,
+            layout=layout,
+            data=data,
+            folder=request.folder,
+            strategy=plugins.load("strategy", settings.strategy),
+            script={summary.round: summary for summary in script},
+            reach=reach,
+        )
+        job.hosted()
+        plugins.load("cohort", settings.cohort)
+        plugins.load("server_optimizer", settings.server_optimizer)
+    return job
 
 
 def _begin_log(world: World, job: Job, title: str, *, rehearse: bool) -> None:
@@ -143,13 +150,13 @@ def make_role(
     slices: list[slice],
     node: Node,
     trainee: Trainee | None,
-    people: list[dict[str, Any]],
+    rank_facts: list[dict[str, Any]],
 ) -> Role:
     """Build this rank's role from the beginning of the rounds; no rank loads what another role needs."""
     kind, index = job.layout.role(world.rank)
     path = checkpoint.folder_of(job.folder.checkpoints, beginning.after)
     if kind == "scheduler":
-        return _make_scheduler(world, job, node, request, slices, people, beginning.manifest)
+        return _make_scheduler(world, job, node, request, slices, rank_facts, beginning.manifest)
     if kind == "server":
         state = None
         if beginning.manifest:
@@ -173,7 +180,7 @@ def _make_scheduler(
     node: Node,
     request: Request,
     slices: list[slice],
-    people: list[dict[str, Any]],
+    rank_facts: list[dict[str, Any]],
     resumed: checkpoint.Manifest | None,
 ) -> Scheduler:
     from silofold.roles.recorder import Recorder  # noqa: PLC0415  (rank 0 alone)
@@ -190,7 +197,7 @@ def _make_scheduler(
     check_rounds(job.folder, earlier, job.data)
     sinks = [plugins.load("sink", table) for table in job.settings.sinks]
     try:
-        present = tell.record_of(job, slices, people)
+        present = tell.record_of(job, slices, rank_facts)
         changes = tell.changed_environment(job, request, present)
         job.folder.write_record(present)
         record = history.History(job.folder.metrics, earlier)

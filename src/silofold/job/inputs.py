@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from silofold import config, plugins
-from silofold.core import console
+from silofold import config
+from silofold.core import console, plugins
+from silofold.core.errors import ConfigError, RunFolderError
+from silofold.core.summary import Summary
 from silofold.data import silo as silos
-from silofold.errors import ConfigError, RunFolderError
 from silofold.job.request import read_settings
-from silofold.messages import Summary
 from silofold.record import history
 from silofold.record.rundir import RunFolder
 

@@ -7,34 +7,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from silofold.core.topology import Layout
     from silofold.roles.job import Job
-    from silofold.topology import Layout
 
 SHOWN = 16
 """Nodes that are shown; run.json has all."""
 MIB = 2**20
 
 
-def places(layout: Layout, people: Sequence[dict[str, Any]]) -> str:
+def places(layout: Layout, rank_facts: Sequence[dict[str, Any]]) -> str:
     """Tell node by node which roles run there, on which cores and GPUs; a line each.
 
     Parameters
     ----------
     layout
         Roles of the ranks.
-    people
+    rank_facts
         What each rank runs on.
     """
     nodes: dict[str, list[int]] = {}
-    for rank, person in enumerate(people):
-        nodes.setdefault(person["host"], []).append(rank)
+    for rank, one in enumerate(rank_facts):
+        nodes.setdefault(one["host"], []).append(rank)
     lines = []
     for node, ranks in list(nodes.items())[:SHOWN]:
-        cores = sorted({people[rank]["core_list"] for rank in ranks})
+        cores = sorted({rank_facts[rank]["core_list"] for rank in ranks})
         gpus = [
-            f"{layout.title(rank)} on {people[rank]['device']}" for rank in ranks if "cuda" in people[rank].get("device", "")
+            f"{layout.title(rank)} on {rank_facts[rank]['device']}"
+            for rank in ranks
+            if "cuda" in rank_facts[rank].get("device", "")
         ]
-        granted = f"; GPUs {people[ranks[0]]['gpus']}" if people[ranks[0]]["gpus"] else ""
+        granted = f"; GPUs {rank_facts[ranks[0]]['gpus']}" if rank_facts[ranks[0]]["gpus"] else ""
         dealt = f": {', '.join(gpus)}" if gpus else ""
         roles = ", ".join(layout.title(rank) for rank in ranks)
         lines.append(f"{node}: {roles}; cores {' and '.join(cores)}{granted}{dealt}")
@@ -43,7 +45,7 @@ def places(layout: Layout, people: Sequence[dict[str, Any]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def story(job: Job, slices: Sequence[slice], people: Sequence[dict[str, Any]]) -> str:
+def story(job: Job, slices: Sequence[slice], rank_facts: Sequence[dict[str, Any]]) -> str:
     """Tell what a run is going to take, before its first round.
 
     Parameters
@@ -52,7 +54,7 @@ def story(job: Job, slices: Sequence[slice], people: Sequence[dict[str, Any]]) -
         The run.
     slices
         Slice of each shard in the flat vector.
-    people
+    rank_facts
         What each rank runs on; ``memory`` is what it holds now, bytes.
     """
     parameters, layout, rounds = slices[-1].stop, job.layout, job.settings.rounds
@@ -72,7 +74,7 @@ def story(job: Job, slices: Sequence[slice], people: Sequence[dict[str, Any]]) -
         f"{rounds.keep_checkpoints} are kept\n"
         "memory now, and at least what the rounds add:\n"
     )
-    for rank, person in enumerate(people):
+    for rank, one in enumerate(rank_facts):
         role, index = layout.role(rank)
         more = 0
         if role == "server":
@@ -83,7 +85,7 @@ def story(job: Job, slices: Sequence[slice], people: Sequence[dict[str, Any]]) -
         silos = hosted.get(rank, ())
         images = f", {len(silos)} silos, {sum(job.examples[silo] for silo in silos):,} training images" if silos else ""
         told += (
-            f"  rank {rank} {layout.title(rank)} on {person['host']}: "
-            f"{person['memory'] / MIB:.0f} MiB + {more / MIB:.2f} MiB{images}\n"
+            f"  rank {rank} {layout.title(rank)} on {one['host']}: "
+            f"{one['memory'] / MIB:.0f} MiB + {more / MIB:.2f} MiB{images}\n"
         )
-    return told + places(layout, people)
+    return told + places(layout, rank_facts)

@@ -10,7 +10,7 @@ import msgspec
 
 from silofold.comm import world as worlds
 from silofold.core import recipes
-from silofold.errors import CheckpointError, RunFolderError
+from silofold.core.errors import CheckpointError, RunFolderError
 from silofold.record import checkpoint, history, silo_state
 from silofold.record.rundir import RunFolder
 

@@ -9,13 +9,12 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from silofold import topology
 from silofold.comm import world as worlds
-from silofold.core import console
+from silofold.core import console, topology
 from silofold.core.endings import RESUMABLE, STOPPED
-from silofold.errors import SilofoldError, UserCodeError
+from silofold.core.errors import SilofoldError, UserCodeError
+from silofold.core.messages import Broken
 from silofold.job import assemble, inputs, survive, tell
-from silofold.messages import Broken
 from silofold.record import control
 from silofold.record.rundir import RunFolder
 from silofold.roles import fault_injection

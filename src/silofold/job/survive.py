@@ -12,15 +12,15 @@ from silofold.coordination import recovery
 from silofold.core import console
 from silofold.core.endings import INTERNAL, INTERRUPTED
 from silofold.core.error_table import ERRORS
-from silofold.errors import RequeueError, RunFolderError, SilofoldError
+from silofold.core.errors import RequeueError, RunFolderError, SilofoldError
 from silofold.record import control
 from silofold.roles.listening import regroup
 
 if TYPE_CHECKING:
     from silofold.comm.world import World
     from silofold.core.endings import Ending
+    from silofold.core.messages import Regroup
     from silofold.job.request import Request
-    from silofold.messages import Regroup
     from silofold.roles.job import Job
     from silofold.roles.listening import RankLost
     from silofold.roles.scheduler import Scheduler

@@ -15,11 +15,10 @@ import msgspec
 import numpy as np
 
 import silofold
-from silofold import machine
 from silofold.comm import world as worlds
-from silofold.core import console, files
+from silofold.core import console, files, machine
 from silofold.core.endings import DONE
-from silofold.errors import RunFolderError
+from silofold.core.errors import RunFolderError
 from silofold.evaluation.accuracy import chance
 from silofold.job import rehearsal, timeline
 from silofold.record import history, losses, surroundings, whole
@@ -27,29 +26,29 @@ from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
     from silofold import config
+    from silofold.core.summary import Summary
     from silofold.data import silo as silos
     from silofold.job.request import Request
     from silofold.job.trainee import Trainee
-    from silofold.messages import Summary
     from silofold.roles.job import Job
     from silofold.roles.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
 
-def introduce(job: Job, parameters: int, people: list[dict[str, Any]]) -> None:
+def introduce(job: Job, parameters: int, rank_facts: list[dict[str, Any]]) -> None:
     """Say what is about to run and where, and in the log what each rank runs on."""
-    for rank, person in enumerate(people):
-        logger.info("rank %d is %s: %s", rank, job.layout.title(rank), person)
-    workers = [people[rank] for rank in job.layout.worker_ranks]
-    devices = sorted({f"{person['device']} ({person['hardware']})" for person in workers})
-    hosts = len({person["host"] for person in people})
+    for rank, one in enumerate(rank_facts):
+        logger.info("rank %d is %s: %s", rank, job.layout.title(rank), one)
+    workers = [rank_facts[rank] for rank in job.layout.worker_ranks]
+    devices = sorted({f"{one['device']} ({one['hardware']})" for one in workers})
+    hosts = len({one["host"] for one in rank_facts})
     sys.stdout.write(
         f"scheduler: 1, servers: {job.layout.servers}, workers: {len(workers)}, hosts: {hosts}; "
         f"silos: {len(job.data.silos)}, parameters: {parameters:,}; training on {', '.join(devices)}\n"
     )
-    if hosts > 1 or any(person["gpus"] for person in people):
-        sys.stdout.write(rehearsal.places(job.layout, people))
+    if hosts > 1 or any(one["gpus"] for one in rank_facts):
+        sys.stdout.write(rehearsal.places(job.layout, rank_facts))
     sys.stdout.flush()
 
 
@@ -67,12 +66,12 @@ def environment(host: str, trainee: Trainee | None) -> dict[str, Any]:
     return seen | (trainee.device | {"model_structure": trainee.found.fingerprint.structure} if trainee else {})
 
 
-def record_of(job: Job, slices: list[slice], people: list[dict[str, Any]]) -> dict[str, Any]:
+def record_of(job: Job, slices: list[slice], rank_facts: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything that a reader of ``run.json`` needs to judge, repeat or replay the run."""
     record = facts(job.settings, job.data, job.start_round, slices[-1].stop)
     record["versions"]["mpi"] = worlds.library_version()
     record["elements"] = job.elements.described()
-    return record | {"ranks": [{"rank": rank, "role": job.layout.title(rank)} | one for rank, one in enumerate(people)]}
+    return record | {"ranks": [{"rank": rank, "role": job.layout.title(rank)} | one for rank, one in enumerate(rank_facts)]}
 
 
 def facts(settings: config.Settings, data: silos.Manifest, start_round: int, parameters: int) -> dict[str, Any]:

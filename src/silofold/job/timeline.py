@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 IDLE = 0.99
 """Share of its time that a server must have been idle for the hint that fewer would do."""

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from silofold.core.digest import sha256
 from silofold.core.elements import Elements
+from silofold.core.errors import ConfigError, UserCodeError
 from silofold.core.fingerprint import Fingerprint, difference
 from silofold.data import silo as silos
-from silofold.errors import ConfigError, UserCodeError
-from silofold.messages import sha256
 from silofold.record import surroundings
 from silofold.roles.shelf import Shelf
 
 if TYPE_CHECKING:
-    from silofold import topology
     from silofold.comm.world import World
+    from silofold.core import topology
     from silofold.roles.job import Job
     from silofold.roles.worker import SiloSplit
     from silofold.training.flat import FlatModel
@@ -101,7 +101,7 @@ def _tried(job: Job, place: Any, *, again: bool) -> tuple[FlatModel, Found]:
     return model, found
 
 
-def compare_models(world: World, job: Job, trainee: Trainee | None, people: list[dict[str, Any]]) -> None:
+def compare_models(world: World, job: Job, trainee: Trainee | None, rank_facts: list[dict[str, Any]]) -> None:
     """See that every worker and standby has made the same model.
 
     Raises
@@ -112,7 +112,7 @@ def compare_models(world: World, job: Job, trainee: Trainee | None, people: list
     mine = msgspec.json.encode(trainee.found.fingerprint if trainee else None)
     found = [msgspec.json.decode(answer, type=Fingerprint | None) for answer in world.gather(mine)]
     ranks = [rank for rank, one in enumerate(found) if one]
-    places = [tuple(people[rank].get(key) for key in surroundings.OF_A_WORKER) for rank in ranks]
+    places = [tuple(rank_facts[rank].get(key) for key in surroundings.OF_A_WORKER) for rank in ranks]
     with world.together():
         if differs := difference([one for one in found if one], places):
             one, other = (job.layout.title(ranks[index]) for index in differs[:2])

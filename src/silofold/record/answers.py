@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from silofold.core import files, guarded, hdf5, plain_hdf5
-from silofold.errors import RunFolderError
-from silofold.predictions import TOP, Predictions
+from silofold.core.errors import RunFolderError
+from silofold.core.predictions import TOP, Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

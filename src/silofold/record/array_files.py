@@ -8,8 +8,8 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from silofold.core import guarded, hdf5, plain_hdf5
-from silofold.errors import CheckpointError
-from silofold.messages import SavedFile
+from silofold.core.errors import CheckpointError
+from silofold.core.messages import SavedFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

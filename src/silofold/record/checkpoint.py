@@ -20,8 +20,9 @@ import numpy as np
 from msgspec import Meta
 
 from silofold.core import files, guarded
-from silofold.errors import CheckpointError
-from silofold.messages import StateOf, sha256
+from silofold.core.digest import sha256
+from silofold.core.errors import CheckpointError
+from silofold.core.reports import StateOf  # noqa: TC001  (msgspec reads it when the program runs)
 from silofold.record import array_files
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
 
 SCHEMA = 2
 _WITHOUT_STATES = 1

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from silofold import machine
-from silofold.core import files, guarded
-from silofold.errors import RunFolderError
+from silofold.core import files, guarded, machine
+from silofold.core.errors import RunFolderError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from silofold.core import files, guarded
-from silofold.errors import RunFolderError
-from silofold.messages import Summary
+from silofold.core.errors import RunFolderError
+from silofold.core.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from silofold.messages import SiloSummary
+    from silofold.core.summary import SiloSummary
 
 
 MOST = 1024 * guarded.MIB

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from silofold.core import files
-from silofold.errors import RunFolderError
+from silofold.core.errors import RunFolderError
 from silofold.record import run_record
 
 if TYPE_CHECKING:

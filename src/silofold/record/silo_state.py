@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silofold.core import files
-from silofold.errors import CheckpointError
-from silofold.messages import StateOf, sha256
+from silofold.core.digest import sha256
+from silofold.core.errors import CheckpointError
+from silofold.core.reports import StateOf
 from silofold.record import array_files, checkpoint
 
 if TYPE_CHECKING:

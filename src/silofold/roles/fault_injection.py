@@ -27,7 +27,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

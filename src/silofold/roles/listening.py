@@ -11,13 +11,13 @@ from silofold.coordination.events import Dismissed, Expel, GiveUp, Lost, Regroup
 from silofold.coordination.facts import GRACE
 from silofold.coordination.member import Member, MemberFacts, Waits
 from silofold.coordination.recovery import Recovery
-from silofold.errors import RequeueError
-from silofold.messages import AnyMessage, Gone, Over, Plan, Replan, Settled, Tally
+from silofold.core.errors import RequeueError
+from silofold.core.messages import AnyMessage, Gone, Over, Plan, Replan, Settled, Tally
 
 if TYPE_CHECKING:
     from silofold.comm.world import World
     from silofold.coordination.events import Event, MemberAction
-    from silofold.messages import Regroup
+    from silofold.core.messages import Regroup
     from silofold.roles.job import Job
 
 M = TypeVar("M", bound=AnyMessage)

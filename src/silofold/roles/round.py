@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from silofold.comm.fabric import Fabrics
-    from silofold.messages import Plan, Tally
+    from silofold.core.messages import Plan, Tally
     from silofold.roles.job import Job
 
 

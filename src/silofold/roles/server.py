@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from silofold import plugins, topology
 from silofold.aggregation import buffers, exact
-from silofold.core import hdf5
-from silofold.errors import CheckpointError
-from silofold.messages import Applied, Moved, Saved, Tally, sha256
+from silofold.core import hdf5, plugins, topology
+from silofold.core.digest import sha256
+from silofold.core.errors import CheckpointError
+from silofold.core.messages import Applied, Moved, Saved, Tally
 from silofold.record import array_files, checkpoint
 from silofold.roles.listening import Listener
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from silofold.comm.window import Node
     from silofold.comm.world import World
     from silofold.core.elements import Kind
-    from silofold.messages import Plan
+    from silofold.core.messages import Plan
     from silofold.protocols import ServerOptimizer, Strategy
     from silofold.roles.job import Job
 

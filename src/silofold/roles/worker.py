@@ -10,24 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from silofold import seeds, topology
 from silofold.aggregation import exact
-from silofold.core import files
+from silofold.core import files, seeds, topology
+from silofold.core.digest import sha256  # fmt: skip
+from silofold.core.errors import CheckpointError, SilofoldError
 from silofold.core.memory import aligned
+from silofold.core.messages import Evaluation, Moved, Reports, Tally  # fmt: skip
+from silofold.core.reports import Cause, Report, Score, Unscored  # fmt: skip
 from silofold.core.user_code import is_none_of_its, lacks_memory, token, told
 from silofold.data.silo import SPLITS
-from silofold.errors import CheckpointError, SilofoldError
-from silofold.messages import (
-    Cause,
-    Evaluation,
-    Moved,
-    Report,
-    Reports,
-    Score,
-    Tally,
-    Unscored,
-    sha256,
-)  # fmt: skip
 from silofold.record import silo_state
 from silofold.roles import fault_injection as faults
 from silofold.roles.listening import Listener
@@ -42,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
+    from silofold.core.messages import Plan
     from silofold.data.silo import SplitName
-    from silofold.messages import Plan
     from silofold.roles.job import Job
     from silofold.roles.shelf import Shelf
     from silofold.training.side_by_side import Trainer

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from silofold import config, plugins, seeds
-from silofold.core import conversion
+from silofold.core import conversion, plugins, seeds
+from silofold.core.errors import ConfigError, PluginError, SilofoldError, UserCodeError
 from silofold.core.user_code import calling, lacks_memory, told
-from silofold.errors import ConfigError, PluginError, SilofoldError, UserCodeError
 from silofold.training.flat import FlatModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+
+    from silofold import config
 
 
 def build(

@@ -14,8 +14,8 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from silofold.core import elements
+from silofold.core.errors import PluginError, UserCodeError
 from silofold.core.memory import aligned
-from silofold.errors import PluginError, UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

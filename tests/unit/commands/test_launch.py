@@ -16,12 +16,13 @@ import pytest
 
 import run_folder
 from records import summary
-from silofold import cli, machine
+from silofold import cli
 from silofold.commands import launch
 from silofold.commands.launching import guard, live_view
 from silofold.commands.launching.start import Start
+from silofold.core import machine
 from silofold.core.endings import DONE, STOPPED, USER_CODE
-from silofold.errors import TopologyError
+from silofold.core.errors import TopologyError
 from silofold.record import control
 from silofold.record.rundir import RunFolder
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from silofold import topology
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import (
     Again,
@@ -28,24 +27,23 @@ from silofold.coordination.events import (
 from silofold.coordination.facts import GRACE, Facts
 from silofold.coordination.phases import Applying, Evaluating, Gathering, Reducing, Training
 from silofold.coordination.window import Lap
-from silofold.core import recipes
+from silofold.core import recipes, topology
 from silofold.core.endings import STOPPED
-from silofold.messages import (
+from silofold.core.messages import (  # fmt: skip
     Alive,
     Applied,
-    Cause,
     Evaluation,
     Moved,
     Plan,
     Ready,
     Replan,
-    Report,
     Reports,
     Saved,
     SavedFile,
     Settled,
     Tally,
-)  # fmt: skip
+)
+from silofold.core.reports import Cause, Report  # fmt: skip
 
 ELEMENTS = 100
 EXAMPLES = (10, 20, 30)

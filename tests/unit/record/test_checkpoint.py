@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from silofold.errors import CheckpointError
+from silofold.core.errors import CheckpointError
+from silofold.core.topology import shard_slices
 from silofold.record import array_files, checkpoint
-from silofold.topology import shard_slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,7 +202,7 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
 def test_a_full_disk(megabytes: int, tmp_path: Path) -> None:
     """Of three arrays of 2 MB the limit cuts the first, or what HDF5 writes when it closes the file."""
     program = (
-        "import resource, pathlib, numpy, silofold.record.array_files as a, silofold.errors as e\n"
+        "import resource, pathlib, numpy, silofold.record.array_files as a, silofold.core.errors as e\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({megabytes} * 2**20,) * 2)\n"
         f"try: a.write_arrays(pathlib.Path({str(tmp_path)!r}), 's.h5', dict.fromkeys('abc', numpy.ones(2**18)))\n"
         "except e.CheckpointError as fault: print(fault)"

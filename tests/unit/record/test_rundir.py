@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from silofold.core import files
-from silofold.errors import RunFolderError
+from silofold.core.errors import RunFolderError
 from silofold.record import rundir
 
 if TYPE_CHECKING:

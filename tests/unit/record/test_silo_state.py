@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from silofold.errors import CheckpointError
-from silofold.messages import StateOf, sha256
+from silofold.core.digest import sha256
+from silofold.core.errors import CheckpointError
+from silofold.core.reports import StateOf
 from silofold.record import array_files, checkpoint, silo_state
 
 if TYPE_CHECKING:

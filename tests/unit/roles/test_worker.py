@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from silofold import plugins, topology
-from silofold.core import recipes
-from silofold.messages import Members, Plan
+from silofold.core import plugins, recipes, topology
+from silofold.core.messages import Members, Plan
 from silofold.roles.job import Job
 from silofold.roles.worker import Worker
 from silofold.training import local
@@ -21,7 +20,7 @@ from silofold.training.flat import FlatModel
 from silofold.training.side_by_side import Trainer
 
 if TYPE_CHECKING:
-    from silofold.messages import Report
+    from silofold.core.reports import Report
 
 CPU = torch.device("cpu")
 MILLION = 10**6

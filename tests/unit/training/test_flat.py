@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from silofold.core import memory
-from silofold.errors import PluginError, UserCodeError
+from silofold.core.errors import PluginError, UserCodeError
 from silofold.training import flat
 from silofold.training.flat import FlatModel
 

@@ -16,10 +16,12 @@ from records import summary
 from silofold.commands import report
 from silofold.commands.results import pairs as compared
 from silofold.commands.results import tables
-from silofold.predictions import TOP
+from silofold.core.predictions import TOP
 
 plots = pytest.importorskip("silofold.view.plots")
 page = pytest.importorskip("silofold.view.page")
+round_plots = pytest.importorskip("silofold.view.round_plots")
+shown_as = pytest.importorskip("silofold.view.drawing")
 figures = pytest.importorskip("silofold.commands.results.figures")
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def written(*looks: Look, figures: bool = False) -> str:
     with nullcontext() if figures else mock.patch.object(page.Drawing, "html", lambda drawing: drawing.title):
         text: str = page.render(content | {"command": "silofold report"})
     for drawing in drawings if figures else ():
-        ET.fromstring(plots.save(drawing.draw, "svg"))  # a figure that is exported is XML  # noqa: S314
+        ET.fromstring(shown_as.save(drawing.draw, "svg"))  # a figure that is exported is XML  # noqa: S314
     return text
 
 
@@ -116,7 +118,7 @@ def test_figures_take_any_name() -> None:
 
 def test_each_run_is_in_the_legend() -> None:
     looks = [look([[True, False]], name=name) for name in ("_first", "$second$")]
-    figure = figures.figures(looks)["accuracy"].draw(plots.LIGHT, plots.WIDE)
+    figure = figures.figures(looks)["accuracy"].draw(shown_as.LIGHT, shown_as.WIDE)
     (legend,) = figure.legends
     assert [one.get_text().strip() for one in legend.get_texts()] == ["_first", "$second$"]
 
@@ -138,9 +140,9 @@ def test_gains_have_the_colours_of_the_table() -> None:
     first, other = look([[True] * 8, [True] * 30]), look([[True] * 4 + [False] * 4, [False] * 30], name="other")
     pairs = compared.against([first, other])
     (drawing,) = figures.gains(first, pairs, ["few", "many"])
-    drawn = plots.save(drawing.draw, "svg").decode()
-    axes = drawing.draw(plots.LIGHT, plots.WIDE).axes[0]
-    assert [line.get_color() for line in axes.get_lines()][:4:2] == [plots.LIGHT.muted, plots.LIGHT.series[2]]
+    drawn = shown_as.save(drawing.draw, "svg").decode()
+    axes = drawing.draw(shown_as.LIGHT, shown_as.WIDE).axes[0]
+    assert [line.get_color() for line in axes.get_lines()][:4:2] == [shown_as.LIGHT.muted, shown_as.LIGHT.series[2]]
     assert "few" in drawn
 
 
@@ -154,7 +156,7 @@ def test_top_five_only_of_more_classes() -> None:
 
 def test_bars_have_the_names_of_their_classes() -> None:
     (drawing,) = figures.histograms(look([[True, False]], classes=["cat", "dog", "a very long name"]), [0])
-    drawn = plots.save(drawing.draw, "svg").decode()
+    drawn = shown_as.save(drawing.draw, "svg").decode()
     assert ">cat<" in drawn
     assert ">dog<" in drawn
     assert ">a very lo…<" in drawn
@@ -164,9 +166,9 @@ def test_a_spike_does_not_rule_the_loss() -> None:
     usual = [2.0 / number for number in range(1, 21)]
     spiky = [*usual[:9], 500.0, *usual[10:]]
     numbers = range(1, 21)
-    calm, wild = ([plots.Curve("run", numbers, values)] for values in (usual, spiky))
-    assert plots.curves(calm, "loss", share=False)(plots.LIGHT, plots.WIDE).axes[0].get_ylim()[1] > 2.0
-    axes = plots.curves(wild, "loss", share=False)(plots.LIGHT, plots.WIDE).axes[0]
+    calm, wild = ([round_plots.Curve("run", numbers, values)] for values in (usual, spiky))
+    assert round_plots.curves(calm, "loss", share=False)(shown_as.LIGHT, shown_as.WIDE).axes[0].get_ylim()[1] > 2.0
+    axes = round_plots.curves(wild, "loss", share=False)(shown_as.LIGHT, shown_as.WIDE).axes[0]
     assert 2.0 < axes.get_ylim()[1] < 4.0
     assert axes.get_title(loc="left") == f"▲ cut off: 1 above {axes.get_ylim()[1]:.3g}, largest 500"
 
@@ -185,7 +187,7 @@ def test_a_spike_does_not_rule_the_loss() -> None:
     ],
 )
 def test_what_is_cut(lines: list[list[float]], *, cut: bool) -> None:
-    assert (plots.ceiling(lines) is not None) == cut
+    assert (round_plots.ceiling(lines) is not None) == cut
 
 
 def test_a_run_on_other_silos_is_not_paired_by_place() -> None:

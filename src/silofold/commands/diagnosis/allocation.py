@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from silofold import machine
 from silofold.commands.diagnosis.findings import Finding, fail, ok, warn
+from silofold.core import machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

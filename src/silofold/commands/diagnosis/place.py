@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from silofold import machine
 from silofold.commands.diagnosis.findings import Finding, fail, ok, warn
 from silofold.commands.launching import premises
+from silofold.core import machine
 from silofold.core.error_table import ERRORS
+from silofold.core.errors import SilofoldError
 from silofold.data import silo as silos
-from silofold.errors import SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 
 import silofold
-from silofold import machine
 from silofold.comm import probe as mpi_probe
 from silofold.comm import waiting
 from silofold.comm import world as worlds
 from silofold.commands.diagnosis.findings import Finding, fail, ok, warn
+from silofold.core import machine
+from silofold.core.errors import SilofoldError
 from silofold.data import silo as silos
-from silofold.errors import SilofoldError
 from silofold.training import instruction_set
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import msgspec
 from silofold.commands.diagnosis.findings import Finding, fail, ok
 from silofold.commands.launching import launcher, mpi_session, relay
 from silofold.core.error_table import ERRORS
+from silofold.core.errors import SilofoldError
 from silofold.data import silo as silos
-from silofold.errors import SilofoldError
 from silofold.training import trial
 
 if TYPE_CHECKING:

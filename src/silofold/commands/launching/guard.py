@@ -7,9 +7,8 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
-from silofold import machine
-from silofold.core import console
-from silofold.errors import SilofoldError
+from silofold.core import console, machine
+from silofold.core.errors import SilofoldError
 
 if TYPE_CHECKING:
     import threading

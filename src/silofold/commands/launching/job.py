@@ -11,13 +11,12 @@ import sys
 import threading
 from typing import IO, TYPE_CHECKING
 
-from silofold import machine
 from silofold.commands.launching import guard, judge, live_view, relay
 from silofold.commands.launching.launcher import LAUNCHER, find_mpirun
 from silofold.commands.launching.start import Start
-from silofold.core import console
+from silofold.core import console, machine
 from silofold.core.endings import DONE
-from silofold.errors import ConfigError, TopologyError
+from silofold.core.errors import ConfigError, TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from silofold.commands.launching import relay
 from silofold.core import console
 from silofold.core.endings import ENDINGS, INTERNAL, INTERRUPTED, RESUMABLE
-from silofold.errors import SilofoldError, TopologyError
+from silofold.core.errors import SilofoldError, TopologyError
 from silofold.record import control, deaths
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from silofold.commands.launching import premises
-from silofold.errors import TopologyError
+from silofold.core.errors import TopologyError
 
 LAUNCHER = "SILOFOLD_LAUNCHER"
 """Variable that names another launcher than this environment's mpirun, with its options: ``srun --mpi=pmix``."""

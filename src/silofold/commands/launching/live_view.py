@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from silofold.commands.launching.start import stamp
-from silofold.errors import SilofoldError
+from silofold.core.errors import SilofoldError
 from silofold.record import control, history
 from silofold.view import live
 

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from silofold.commands.results.pairs import UNSURE
-from silofold.view import page, plots
-from silofold.view.plots import Cell, Curve
+from silofold.view import page, plots, round_plots
+from silofold.view.plots import Cell
+from silofold.view.round_plots import Curve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from silofold.commands.results.looks import Look
     from silofold.commands.results.pairs import Pair
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
     from silofold.view.page import Drawing
 
 MOST_SILOS = 24
@@ -35,11 +36,11 @@ def figures(looks: Sequence[Look]) -> dict[str, Drawing]:
     known = [(confidence, right, count) for confidence, right, count in bins if confidence is not None and right is not None]
     rounds = [one.round for one in first.rounds]
     found = [
-        page.Drawing("loss", "loss by round", plots.curves(loss, "loss", share=False)),
-        page.Drawing("phases", "seconds by phase", plots.phases(rounds, _phases(first.rounds))),
+        page.Drawing("loss", "loss by round", round_plots.curves(loss, "loss", share=False)),
+        page.Drawing("phases", "seconds by phase", round_plots.phases(rounds, _phases(first.rounds))),
     ]
     if accuracy:
-        found.append(page.Drawing("accuracy", "accuracy by round", plots.curves(accuracy, "accuracy", share=True)))
+        found.append(page.Drawing("accuracy", "accuracy by round", round_plots.curves(accuracy, "accuracy", share=True)))
     if known:
         found.append(page.Drawing("calibration", "accuracy over confidence", plots.calibration(known)))
     own = next((one for one in looks if one.answers.matrix is not None), None)
@@ -55,10 +56,12 @@ def figures(looks: Sequence[Look]) -> dict[str, Drawing]:
         workers = [rank for rank in shown.ranks if rank.train or rank.evaluate or rank.broadcast]
         close = max((rank.broadcast + rank.evaluate + rank.train for rank in workers), default=0.0)
         title = f"Round {shown.round}, the one of median length"
-        found.append(page.Drawing("timeline", title, plots.timeline(shown.ranks, close)))
+        found.append(page.Drawing("timeline", title, round_plots.timeline(shown.ranks, close)))
     names = [silo.name for silo in first.data.silos]
     if len(names) <= 2 * MOST_SILOS:
-        found.append(page.Drawing("participation", "updates by silo and round", plots.participation(names, _states(first))))
+        found.append(
+            page.Drawing("participation", "updates by silo and round", round_plots.participation(names, _states(first)))
+        )
     return {one.name: one for one in found}
 
 
@@ -105,7 +108,7 @@ def silo_curves(looks: Sequence[Look], chosen: Sequence[int]) -> list[Drawing]:
             if pairs:
                 lines.append(Curve(one.name, [r for r, _ in pairs], [value for _, value in pairs], color=color))
         if lines:
-            drawings.append(page.Drawing(f"silo-{silo}", name, plots.curves(lines, name, share=True), small=True))
+            drawings.append(page.Drawing(f"silo-{silo}", name, round_plots.curves(lines, name, share=True), small=True))
     return drawings
 
 

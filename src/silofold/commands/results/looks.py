@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from silofold import config
+    from silofold.core.summary import Summary
     from silofold.data import silo as silos
     from silofold.evaluation.measures import Measures
-    from silofold.messages import Summary
     from silofold.record.answers import Answers
     from silofold.record.run_record import Record
 

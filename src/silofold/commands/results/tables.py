@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from silofold.commands.results.looks import Look
     from silofold.commands.results.pairs import Pair
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
     from silofold.record.run_record import Record
 
 MOST_EXAMPLES = 24

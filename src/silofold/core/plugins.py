@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from silofold import config
 from silofold.core import conversion
+from silofold.core.errors import PluginError, UserCodeError
 from silofold.core.own_plugins import GUARDS
 from silofold.core.user_code import calling, told
-from silofold.errors import PluginError, UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from silofold import config, plugins
-from silofold.core import console, recipes
+from silofold.core import console, plugins, recipes
+from silofold.core.errors import CheckpointError, RunFolderError, SchemaError
 from silofold.data import silo as silos
-from silofold.errors import CheckpointError, RunFolderError, SchemaError
 from silofold.record import checkpoint
 from silofold.record.rundir import RunFolder
 from silofold.training import build, device, start_check
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from silofold import config
     from silofold.record.run_record import Record
     from silofold.training.flat import FlatModel
 

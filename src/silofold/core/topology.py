@@ -7,7 +7,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from silofold.errors import TopologyError
+from silofold.core.errors import TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

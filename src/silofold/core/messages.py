@@ -1,48 +1,20 @@
 """All that is small and crosses ranks: plan, evaluation, reports, tally, moved, applied, saved, and what follows a loss.
 
 Each message is a typed struct, encoded as MessagePack with its types checked on arrival; nothing is pickled. Model bytes
-never travel this way. `Summary` is the line a round leaves in the run's record.
+never travel this way.
 """
 
 from __future__ import annotations
 
-import enum
 import functools
-import hashlib
-import math
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
 import msgspec
 
+from silofold.core.reports import Report, Score, Unscored  # noqa: TC001  (msgspec reads them when the program runs)
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-
-class Cause(enum.Enum):
-    """Why a silo's update does not count: what follows from it is decided by this, and never by the words beside it."""
-
-    NONE = ""
-    LATE = "late"
-    """No report, or no time left."""
-    DEAD = "dead"
-    """The worker that was to train it died."""
-    ABSENT = "absent"
-    """The global model did not arrive."""
-    DATA = "data"
-    """The silo's file cannot be read."""
-    MEMORY = "memory"
-    """The machine's memory was full."""
-    RAISED = "raised"
-    """The model raised."""
-    DIVERGED = "diverged"
-    """Loss or update is not finite, or out of range."""
-    FALSE = "false"
-    """A report that cannot be true, or one that came in one sum with such a report."""
-
-    @property
-    def of_the_silo(self) -> bool:
-        """Whether the silo's own data or model is at fault, and not the rank it runs on."""
-        return self in {Cause.DATA, Cause.MEMORY, Cause.RAISED, Cause.DIVERGED}
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -115,31 +87,6 @@ class Plan(Message, frozen=True):
     """Ranks that live and do not answer when the run ends: once it is over, those on the receiver's host are ended by it."""
 
 
-class Score(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Evaluation of one silo's test split."""
-
-    silo: int
-    examples: int
-    correct: int
-    loss_sum: float
-    unanswered: int = 0
-    """Images for which the model gave no finite logit."""
-
-    @property
-    def lacks(self) -> str:
-        """Say on which images there is no evaluation; empty if there is one on all."""
-        count = f"no finite logit for {self.unanswered} of {self.examples} images, which count as wrong"
-        return count if self.unanswered else ""
-
-
-class Unscored(msgspec.Struct, frozen=True, array_like=True):
-    """A silo whose test split could not be evaluated."""
-
-    silo: int
-    cause: Cause
-    reason: str
-
-
 class Evaluation(Message, frozen=True):
     """A worker tells how the arriving model does on the test splits of all its silos."""
 
@@ -155,31 +102,6 @@ class Evaluation(Message, frozen=True):
     """Whether the model arrived at all."""
 
 
-class Report(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a silo returns before its update moves."""
-
-    silo: int
-    examples: int
-    """Training examples of the silo: the weight of its update."""
-    steps: int
-    seen: int
-    """Examples that the steps covered; `loss_sum` and `correct` are over these."""
-    loss_sum: float
-    correct: int
-    seconds: float
-    finished: bool
-    elements: int
-    """Length of the update that it would add."""
-    reason: str = ""
-    """Why it is not finished."""
-    cause: Cause = Cause.NONE
-    """The same as a word that decisions rest on."""
-    raised: str = ""
-    """Class and place of the exception that the model raised: the same exception again has the same."""
-    state: str = ""
-    """Digest of the state that the silo keeps if its update counts; empty where it keeps none."""
-
-
 class Reports(Message, frozen=True):
     """A worker's reports of a round."""
 
@@ -187,13 +109,6 @@ class Reports(Message, frozen=True):
     seconds: float
     """Seconds from the end of the evaluation to the last silo's end."""
     reports: tuple[Report, ...]
-
-
-class StateOf(msgspec.Struct, frozen=True, array_like=True):
-    """What a silo keeps: the round that it is of, and the sha256 of what it holds."""
-
-    round: int
-    sha256: str
 
 
 class Tally(Message, frozen=True):
@@ -350,103 +265,3 @@ def decode(data: bytes | bytearray | memoryview) -> AnyMessage:
     """
     message: AnyMessage = _decoder.decode(data)
     return message
-
-
-class SiloSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One silo in the summary of a round."""
-
-    silo: int
-    name: str
-    accuracy: float | None
-    """Share of its test images that the model after this round gets right."""
-    test_examples: int
-    train_examples: int
-    train_loss: float | None
-    """Mean loss over this round's steps; none when it did not train."""
-    reason: str = ""
-    """Why its update was not accepted."""
-    failed: bool = False
-    """Whether it reported so itself, in time: its data or its model is at fault, and not the rank it runs on."""
-    cause: Cause = Cause.NONE
-    """The same as a word; empty in records of versions before 0.9."""
-    raised: str = ""
-    """Class and place of the exception that its model raised."""
-    untested: str = ""
-    """Why the model after this round was not evaluated on it, or not on all of its images; empty where it was."""
-    worker: str = ""
-    """Title of the worker that was to train it; empty when it was not asked to, and in older records."""
-
-
-class Phases(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the seconds of a round went; `total` is the scheduler's clock from plan to plan."""
-
-    broadcast: float
-    """Slowest worker: from the plan to the model's arrival."""
-    evaluate: float
-    """Slowest worker: evaluating the arriving model (of the round before)."""
-    train: float
-    """Slowest worker: training all its silos."""
-    wait: float
-    """Fastest worker: from its report to the tally."""
-    reduce: float
-    """Slowest server: the weighted reduction."""
-    apply: float
-    """Slowest server: strategy and server optimizer."""
-    total: float
-
-
-class RankPhases(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the seconds of one rank's round went; phases that a rank has no part in are 0."""
-
-    role: str
-    """Role and index, as its folder in the run folder is named."""
-    broadcast: float = 0.0
-    evaluate: float = 0.0
-    train: float = 0.0
-    reduce: float = 0.0
-    apply: float = 0.0
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of ``metrics.jsonl``; see docs/metrics.md for each key."""
-
-    round: int
-    void: bool
-    cohort: list[int]
-    accepted: list[int]
-    train_loss: float | None
-    accuracy: float | None
-    accuracy_low: float | None
-    accuracy_high: float | None
-    test_loss: float | None
-    test_examples: int
-    silos: list[SiloSummary]
-    seconds: Phases
-    ranks: list[RankPhases] = []
-    bytes_down: int
-    bytes_up: int
-    model_sha256: str
-    shard_sha256: list[str]
-    states: dict[int, str] = {}
-    """Of silos that keep a state and whose updates count: the sha256 of what each keeps."""
-    window: float = 0.0
-    """Seconds of its update window; 0 in older records, which do not tell the next two either."""
-    last_report: float | None = None
-    """Seconds from its plan to the last report that was accepted; none if none was."""
-    timed_out: bool = False
-    """Whether its window closed it, or cut a worker's training short."""
-
-    def curves(self) -> dict[str, float]:
-        """Return the round's point on every curve that a tracker draws, of what was measured and is finite."""
-        named = {key: getattr(self, key) for key in ("accuracy", "test_loss", "train_loss")}
-        named |= {f"silo/{silo.name}": silo.accuracy for silo in self.silos}
-        named |= {f"seconds/{phase}": value for phase, value in msgspec.structs.asdict(self.seconds).items()}
-        return {key: value for key, value in named.items() if value is not None and math.isfinite(value)}
-
-
-def sha256(*parts: bytes | memoryview) -> str:
-    """Digest of the parts, one after the other, in hex."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
