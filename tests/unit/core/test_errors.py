@@ -11,7 +11,7 @@ import pytest
 from silofold.core import console, endings, errors
 from silofold.core.error_table import ERRORS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLASSES = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.SilofoldError)}
 SOURCES = [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "data_tools").glob("*.py"))]
 
