@@ -130,8 +130,8 @@ def perform(world: World, actions: list[MemberAction]) -> Take | Lost | Dismisse
                 world.say(message, to)
             case Expel(rank):
                 world.end_rank(rank)
-            case GiveUp(error, story):
-                raise RequeueError(error, story)
+            case GiveUp():
+                raise RequeueError(action.error, action.story)
             case _:
                 return action
     return None

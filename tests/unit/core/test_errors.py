@@ -23,8 +23,8 @@ def ids_of(tree: ast.Module) -> list[tuple[int, str | None]]:
         name = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
         if isinstance(node, ast.Call) and name in CLASSES:
             first = node.args[0] if node.args else None
-            if isinstance(first, ast.Attribute) and first.attr == "id":
-                continue  # a fault that was told before, where its id stands
+            if isinstance(first, ast.Attribute) and first.attr in {"id", "error"}:
+                continue  # a fault or an action that was made before, where its id stands
             choice = [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]
             found += [
                 (node.lineno, part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else None)
