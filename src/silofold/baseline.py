@@ -22,14 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import msgspec
 import numpy as np
 
-from silofold import config, plugins, run, seeds, topology
-from silofold.core import console, warned
+from silofold import config
+from silofold.core import console, files, plugins, recipes, seeds, topology, warned
+from silofold.core.digest import sha256
 from silofold.core.endings import DONE
 from silofold.core.error_table import ERRORS
-from silofold.core.fingerprint import difference
-from silofold.core.user_code import is_none_of_its
-from silofold.data import silo as silos
-from silofold.errors import (
+from silofold.core.errors import (
     CheckpointError,
     ConfigError,
     DivergedError,
@@ -38,9 +36,15 @@ from silofold.errors import (
     SilofoldError,
     UserCodeError,
 )  # fmt: skip
+from silofold.core.fingerprint import difference
+from silofold.core.reports import Cause, Score
+from silofold.core.summary import Phases, RankPhases, SiloSummary, Summary
+from silofold.core.user_code import is_none_of_its
+from silofold.data import silo as silos
 from silofold.evaluation import measures
-from silofold.messages import Cause, Phases, RankPhases, Score, SiloSummary, Summary, sha256
-from silofold.record import checkpoint, control, history, rundir, whole
+from silofold.job import tell
+from silofold.job.request import Request, read_settings
+from silofold.record import array_files, checkpoint, control, history, whole
 from silofold.record.rundir import RunFolder
 from silofold.training import build, device, instruction_set, local, start_check
 
@@ -135,9 +139,9 @@ def main(options: argparse.Namespace) -> int:
             raise RunFolderError(
                 "run-incomplete", f"{target.path}: all rounds are done, but not all is saved: {'; '.join(faults)}"
             )
-    told = f"done: {settings.rounds.count} rounds, accuracy {run.accuracy_told(last, data)}; run folder {target.path}"
+    told = f"done: {settings.rounds.count} rounds, accuracy {tell.accuracy_told(last, data)}; run folder {target.path}"
     control.leave_word(target, DONE, told)
-    rundir.write_atomically(target.done, f"{last.model_sha256}\n".encode())
+    files.write_atomically(target.done, f"{last.model_sha256}\n".encode())
     sys.stdout.write(f"{console.shown(told)}\n")
     return 0
 
@@ -173,14 +177,14 @@ def _play(
         played.append(summary)
         _look(work, played, sum(score.unanswered for step in steps for score in step.scores))
         if last and len(after) == 1:
-            rundir.write_atomically(target.model, crew.encode(after[0]))
+            files.write_atomically(target.model, crew.encode(after[0]))
         if last or (rounds.checkpoint_every and number % rounds.checkpoint_every == 0):
             _save(target, work, summary, after)
     record.close()
     for sink in sinks:
         sink.close()
     if len(states) == 1 and states[0] is not None:
-        rundir.write_atomically(target.model, crew.encode(states[0]))
+        files.write_atomically(target.model, crew.encode(states[0]))
     return history.read(target.metrics)[-1]
 
 
@@ -225,18 +229,18 @@ def _look(work: Work, played: Sequence[Summary], unanswered: int) -> None:
 def _settings(options: argparse.Namespace) -> config.Settings:
     """Read the settings of a recipe, or of a run, with the plug-ins of the federated round at their defaults."""
     like = options.recipe if options.recipe.is_dir() else None
-    request = run.Request(
+    request = Request(
         recipe=None if like else options.recipe,
         overrides=tuple(options.set),
         data=options.data,
         out=options.out,
         replay=like,
     )
-    settings = run.read_settings(request)
+    settings = read_settings(request)
     for line in plugins.strangers(settings, ["model", "sink"]) if like else ():
         console.say(line)
     if like:  # a replay writes fewer checkpoints than the run that it follows
-        rounds = config.assemble(RunFolder(like).read_record().settings, str(like), options.set).rounds
+        rounds = recipes.assemble(RunFolder(like).read_record().settings, str(like), options.set).rounds
         settings = msgspec.structs.replace(settings, rounds=rounds)
     if not settings.data.folder:
         raise ConfigError("data-missing", "no data: give --data DIR, or data.folder in the settings")
@@ -484,7 +488,7 @@ def _begin(target: RunFolder, work: Work, kind: str) -> tuple[list[State | None]
     if not target.claim():
         return [None] * len(work.groups), []
     record = target.read_record()
-    changes = config.differences(config.resolve(record.settings, str(target.record)), work.settings)
+    changes = recipes.differences(recipes.resolve(record.settings, str(target.record)), work.settings)
     if record.baseline != kind:
         changes.append(f"the kind of run: {record.baseline} -> {kind}")
     if record.data_digest != work.data.digest:
@@ -516,7 +520,7 @@ def _state(path: Path, manifest: checkpoint.Manifest, model: int) -> State:
     name = checkpoint.silo_name(model)
     if name not in manifest.files:
         return State(vector, None)
-    found = checkpoint.read_arrays(path / name)
+    found = array_files.read_arrays(path / name)
     if set(found) != {"momentum"}:
         raise CheckpointError("checkpoint-read", f"{path / name}: found no momentum in it")
     return State(vector, found["momentum"])
@@ -525,9 +529,9 @@ def _state(path: Path, manifest: checkpoint.Manifest, model: int) -> State:
 def _save(target: RunFolder, work: Work, summary: Summary, states: Sequence[State]) -> None:
     """Write a checkpoint in which each model is a shard of one long vector."""
     draft = checkpoint.draft_of(target.checkpoints, summary.round)
-    files = [checkpoint.write_arrays(draft, f"shard_{i}.h5", {"model": state.vector}) for i, state in enumerate(states)]
+    files = [array_files.write_arrays(draft, f"shard_{i}.h5", {"model": state.vector}) for i, state in enumerate(states)]
     files += [
-        checkpoint.write_arrays(draft, checkpoint.silo_name(i), {"momentum": state.momentum})
+        array_files.write_arrays(draft, checkpoint.silo_name(i), {"momentum": state.momentum})
         for i, state in enumerate(states) if state.momentum is not None
     ]  # fmt: skip
     size = len(states[0].vector)
@@ -608,7 +612,7 @@ def _silo(work: Work, silo: int, outcome: local.Outcome, score: Score | None) ->
 
 def _record(work: Work, kind: str, start: int, crew: Crew) -> dict[str, Any]:
     """Say in ``run.json`` what is needed to judge the baseline or to repeat it."""
-    return run.facts(work.settings, work.data, start, crew.parameters) | {
+    return tell.facts(work.settings, work.data, start, crew.parameters) | {
         "baseline": kind,
         "steps_a_round": sum(work.steps),
         "ranks": [{"rank": index, "role": f"process_{index}"} | place for index, place in enumerate(crew.places)],

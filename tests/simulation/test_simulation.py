@@ -16,7 +16,7 @@ from silofold.coordination.events import EndKind, Send
 from silofold.coordination.hosting import Hosting
 from silofold.coordination.phases import TRANSITIONS, Applying, Gathering, Training
 from silofold.coordination.steps import evaluating
-from silofold.messages import Alive, Applied, Ready
+from silofold.core.messages import Alive, Applied, Ready
 from simulation import __main__ as simulation
 from simulation import job, ranks
 from simulation.world import Violation

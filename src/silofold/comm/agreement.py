@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from silofold.comm import failures, waiting
-from silofold.errors import SilofoldError
+from silofold.core.errors import SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

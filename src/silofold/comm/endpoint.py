@@ -12,9 +12,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from silofold import messages
 from silofold.comm import failures, waiting, wakeup
-from silofold.core import trace
+from silofold.core import messages, trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

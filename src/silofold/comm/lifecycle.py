@@ -17,7 +17,7 @@ from silofold.comm import waiting
 from silofold.comm.agreement import START_WINDOW
 from silofold.comm.world import World, flush_streams
 from silofold.core.endings import RESUMABLE
-from silofold.errors import TopologyError
+from silofold.core.errors import TopologyError
 
 
 def connect() -> World:

@@ -12,12 +12,12 @@ import sys
 import zlib
 from typing import TYPE_CHECKING, NoReturn
 
-from silofold import machine, messages
 from silofold.comm import failures, waiting
 from silofold.comm.agreement import START_WINDOW, Agreement
 from silofold.comm.endpoint import Endpoint
+from silofold.core import machine, messages
 from silofold.core.endings import RESUMABLE
-from silofold.errors import RequeueError
+from silofold.core.errors import RequeueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,7 +10,7 @@ from silofold.coordination.phases import WITH_ROUND, Applying, Closed, Evaluatin
 from silofold.coordination.state import State
 from silofold.coordination.steps import applying, evaluating, gathering, reducing, training
 from silofold.core.endings import RESUMABLE, STOPPED
-from silofold.messages import Alive, Applied, Evaluation, Moved, Ready, Reports, Saved
+from silofold.core.messages import Alive, Applied, Evaluation, Moved, Ready, Reports, Saved
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Action, Event
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from silofold.coordination.phases import Phase
     from silofold.coordination.states import SiloStates
     from silofold.core.endings import Ending
-    from silofold.messages import AnyMessage
+    from silofold.core.messages import AnyMessage
 
 
 class Step(Protocol):

@@ -10,27 +10,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from silofold import faults, seeds, topology
 from silofold.aggregation import exact
+from silofold.core import files, seeds, topology
+from silofold.core.digest import sha256  # fmt: skip
+from silofold.core.errors import CheckpointError, SilofoldError
+from silofold.core.memory import aligned
+from silofold.core.messages import Evaluation, Moved, Reports, Tally  # fmt: skip
+from silofold.core.reports import Cause, Report, Score, Unscored  # fmt: skip
 from silofold.core.user_code import is_none_of_its, lacks_memory, token, told
 from silofold.data.silo import SPLITS
-from silofold.errors import CheckpointError, SilofoldError
-from silofold.messages import (
-    Cause,
-    Evaluation,
-    Moved,
-    Report,
-    Reports,
-    Score,
-    Tally,
-    Unscored,
-    sha256,
-)  # fmt: skip
-from silofold.record import rundir, silo_state
+from silofold.record import silo_state
+from silofold.roles import fault_injection as faults
 from silofold.roles.listening import Listener
 from silofold.roles.shelf import UNREADABLE
 from silofold.roles.total import Total, largest
-from silofold.training import build, flat, local, start_check
+from silofold.training import build, local, start_check
 from silofold.training.side_by_side import Member
 
 if TYPE_CHECKING:
@@ -39,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
+    from silofold.core.messages import Plan
     from silofold.data.silo import SplitName
-    from silofold.messages import Plan
     from silofold.roles.job import Job
     from silofold.roles.shelf import Shelf
     from silofold.training.side_by_side import Trainer
@@ -115,7 +109,7 @@ class Worker:
         self._broken = broken
         if broken:
             logger.warning("round %d: the model did not arrive: %s", plan.round, broken)
-            self.vector = flat.aligned(self._model.size)  # late bytes may still land in the old one
+            self.vector = aligned(self._model.size)  # late bytes may still land in the old one
             if plan.last:
                 self._world.send(Evaluation(plan.round, "", 0.0, 0.0, (), arrived=False), topology.SCHEDULER)
             return
@@ -304,9 +298,9 @@ class Worker:
         if settings.rounds.worker_checkpoints and number:
             path = folder.worker_checkpoint(self._title, settings.local.batch_size, number)
             path.parent.mkdir(parents=True, exist_ok=True)
-            rundir.write_atomically(path, self._file())
+            files.write_atomically(path, self._file())
         if plan.last and first:
-            rundir.write_atomically(folder.model, self._file())
+            files.write_atomically(folder.model, self._file())
 
     def _file(self) -> bytes:
         """Encode the model as the file of a state dict, which code of the user's own may have a part in."""

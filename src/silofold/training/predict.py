@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from silofold.errors import DivergedError
-from silofold.predictions import TOP, Predictions
+from silofold.core.errors import DivergedError
+from silofold.core.predictions import TOP, Predictions
 from silofold.training.local import EVALUATION_BATCH, answers, seed_all
 
 if TYPE_CHECKING:

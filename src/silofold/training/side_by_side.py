@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from silofold import seeds
-from silofold.errors import ConfigError
+from silofold.core import seeds
+from silofold.core.errors import ConfigError
 from silofold.training import local
 from silofold.training.flat import FlatModel
 from silofold.training.graph import GraphStep

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from silofold.core.digest import sha256
+from silofold.core.errors import ConfigError, DivergedError, SilofoldError, UserCodeError
 from silofold.core.fingerprint import TOLERANCE, Fingerprint, difference
 from silofold.core.user_code import told
-from silofold.errors import ConfigError, DivergedError, SilofoldError, UserCodeError
-from silofold.messages import sha256
 from silofold.training import local
 from silofold.training.build import check_output, running
 from silofold.training.module_state import as_bytes, attributes, kept, mark, streams

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from silofold.coordination.events import Again, EndKind, Send
 from silofold.coordination.phases import Gathering
-from silofold.messages import Replan
+from silofold.core.messages import Replan
 
 if TYPE_CHECKING:
     from silofold.coordination.phases import Evaluating, Underway

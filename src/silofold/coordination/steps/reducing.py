@@ -9,7 +9,7 @@ from silofold.coordination.events import EndKind, Send, Tallied
 from silofold.coordination.facts import GRACE
 from silofold.coordination.phases import Applying
 from silofold.coordination.steps.training import say_tally
-from silofold.messages import Settled
+from silofold.core.messages import Settled
 
 if TYPE_CHECKING:
     from silofold.coordination.phases import Reducing
