@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from silofold import cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROGRAM = "import json, sys; from silofold import cli; cli.parser(*sys.argv[1:]); print(json.dumps(sorted(sys.modules)))"
 HEAVY = {"numpy", "msgspec", "mpi4py", "torch", "rich", "h5py", "PIL", "matplotlib"}
@@ -34,6 +38,17 @@ def test_a_parser_loads_its_command_alone(command: str, libraries: set[str], mod
     assert {one for one in found if one in HEAVY} <= libraries
     names = [one.split(".") for one in found if one.startswith("silofold.commands.")]
     assert {parts[2] for parts in names} == modules
+
+
+def test_a_folder_that_is_gone_is_told_before_a_library_ends_the_process(tmp_path: Path) -> None:
+    """Torch's does."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"rmdir {gone} && exec {sys.executable} -m silofold evaluate x"
+    ended = subprocess.run(["sh", "-c", command], cwd=gone, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("[folder-gone]\n")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_the_parser_knows_every_command_and_its_work() -> None:
