@@ -39,7 +39,7 @@ DEPARTMENTS = {"comm", "coordination", "training", "aggregation", "evaluation", 
 """evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
 look at, text and pages, so that no other department knows a library that draws."""
 PROGRAM = {"cli", "launch", "operate", "run", "round", "__main__"}
-PROGRAM |= {"baseline", "commands", "compare", "doctor", "evaluate", "rehearsal", "report", "timeline", "trained"}
+PROGRAM |= {"commands", "compare", "doctor", "evaluate", "rehearsal", "report", "timeline", "trained"}
 PLUGIN_FOLDERS = (
     "silofold.training.models",
     "silofold.aggregation.cohorts",
@@ -50,7 +50,7 @@ PLUGIN_FOLDERS = (
 )
 OWNERS = {
     "mpi4py": ("silofold.comm",),
-    "torch": ("silofold.training", "silofold.roles.worker", "silofold.roles.total"),
+    "torch": ("silofold.training", "silofold.roles.worker", "silofold.roles.total", "silofold.roles.momenta"),
     "h5py": ("silofold.core.hdf5", "silofold.data.look", "silofold.data.writer"),
     "PIL": ("silofold.data",),
     "rich": ("silofold.launch",),

@@ -100,7 +100,7 @@ def _without_mpi(options: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what a rank has: the same bits
     match options.command:
         case "baseline":
-            from silofold.baseline import main as command
+            from silofold.commands.baseline import main as command
         case "compare":
             from silofold.compare import main as command
         case "evaluate":
