@@ -1,9 +1,11 @@
-"""What a process of a baseline does: it trains models of its own as a worker trains silos, and evaluates them."""
+"""The processes of a baseline: each trains models of its own as a worker trains silos, and evaluates them."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,19 +13,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
+from silofold import topology
 from silofold.core import console, warned
+from silofold.core.fingerprint import difference
+from silofold.core.processes import Pool
 from silofold.data import silo as silos
+from silofold.errors import UserCodeError
 from silofold.messages import Cause
 from silofold.record import log
-from silofold.training import build, device, local, session
+from silofold.record.model_set import State
+from silofold.training import build, device, instruction_set, local, session
 from silofold.training.member import Member
 from silofold.training.side_by_side import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from silofold.config import Settings
     from silofold.core.fingerprint import Fingerprint
@@ -63,13 +68,6 @@ class Work:
     def examples(self) -> list[int]:
         """Training images of each model."""
         return [sum(self.sizes[silo] for silo in group) for group in self.groups]
-
-
-class State(NamedTuple):
-    """A model between two rounds: (P,) float32 parameters, and its (T,) float32 momentum where that is kept."""
-
-    vector: NDArray[np.float32]
-    momentum: NDArray[np.float32] | None
 
 
 class Played(NamedTuple):
@@ -181,3 +179,41 @@ class Bench:
                 return State(self._session.model.host.copy(), momentum), outcome
             outcome = outcome._replace(reason="the model is no longer finite", cause=Cause.DIVERGED)
         return before, outcome
+
+
+class Crew(NamedTuple):
+    """Processes that train the models, each its own ones.
+
+    Attributes
+    ----------
+    pool
+        The processes.
+    homes
+        Models of each process.
+    places
+        Device, hardware, torch and threads of each process.
+    parameters
+        Of one model.
+    """
+
+    pool: Pool
+    homes: list[tuple[int, ...]]
+    places: list[dict[str, str]]
+    parameters: int
+
+
+@contextlib.contextmanager
+def crew_of(work: Work, workers: int) -> Iterator[Crew]:
+    """Start the processes, and see that all have built the same model."""
+    instruction_set.pin(work.settings.local.cpu_isa, for_children=True)
+    os.environ.setdefault("PYTHONHASHSEED", "0")  # for the processes: a model may go through a set of names
+    homes = topology.assign_silos(work.examples, workers)
+    with Pool(Bench, [(work, index, models) for index, models in enumerate(homes)]) as pool:
+        found = pool.ask_all("introduce")
+        if differs := difference([fingerprint for *_, fingerprint in found], [0] * workers):
+            raise UserCodeError(
+                "model-unequal",
+                f"model {work.settings.model['name']}: processes {differs[0]} and {differs[1]} built different models of "
+                f"one seed: they differ in {differs[2]}; expected all randomness from torch, numpy.random or random",
+            )
+        yield Crew(pool, homes, [place for place, *_ in found], found[0][1])

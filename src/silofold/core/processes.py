@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0
 """Seconds that a process has to end by itself."""
+LOOK_EVERY = 0.5
 
 
 class Pool:
@@ -59,7 +60,9 @@ class Pool:
         self._say(0, (method, arguments))
         return self._hear(0)
 
-    def ask_all(self, method: str, arguments: Sequence[tuple[Any, ...]] = ()) -> list[Any]:
+    def ask_all(
+        self, method: str, arguments: Sequence[tuple[Any, ...]] = (), look: Callable[[], object] | None = None
+    ) -> list[Any]:
         """Call a method of every object at the same time, and return the answers.
 
         Parameters
@@ -68,6 +71,8 @@ class Pool:
             Its name.
         arguments
             For each process; none: the method takes none.
+        look
+            Is called every `LOOK_EVERY` seconds while the answers are awaited; what it raises ends the waiting.
 
         Raises
         ------
@@ -78,7 +83,7 @@ class Pool:
         """
         for index in range(len(self._pipes)):
             self._say(index, (method, arguments[index] if arguments else ()))
-        return [self._hear(index) for index in range(len(self._pipes))]
+        return [self._hear(index, look) for index in range(len(self._pipes))]
 
     def _say(self, index: int, call: tuple[str, tuple[Any, ...]]) -> None:
         try:
@@ -86,8 +91,10 @@ class Pool:
         except ConnectionError:  # what it said before it ended is still to be heard
             return
 
-    def _hear(self, index: int) -> Any:
+    def _hear(self, index: int, look: Callable[[], object] | None = None) -> Any:
         try:
+            while look and not self._pipes[index].poll(LOOK_EVERY):
+                look()
             found = self._pipes[index].recv()
         except (EOFError, ConnectionError):
             raise RequeueError(
@@ -100,7 +107,8 @@ class Pool:
 
 def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     """Answer calls for as long as there is somebody to ask; the main function of a process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer; this process ends when the pipe does
+    for name in (signal.SIGINT, signal.SIGUSR1):  # the parent's to answer; this process ends when the pipe does
+        signal.signal(name, signal.SIG_IGN)
     try:
         held = make(*arguments)
         while True:

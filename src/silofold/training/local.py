@@ -153,7 +153,7 @@ class Step:
         with torch.no_grad():
             descend(self._model.trainable, gradient, self.momentum, self._settings, self._unreached)
             for name, value in task.sums(output, labels, loss).items():
-                self._sums[name] += value
+                self._sums[name].add_(value)
 
     def end(self) -> dict[str, float]:
         """Return what the task adds up, over the examples since `begin`."""

@@ -63,7 +63,7 @@ def log_probabilities(model: FlatModel, images: torch.Tensor, classes: int, seed
     """
     task = Classification(classes)
     with torch.inference_mode():
-        parts = [task.log_probabilities(output) for output in outputs(model, images, seed)]
+        parts = [task.log_probabilities(output) for _, output in outputs(model, images, seed)]
     logs: NDArray[np.float64] = torch.cat(parts).cpu().numpy() if parts else np.empty((0, classes))
     unanswered = int((~np.isfinite(logs)).any(axis=1).sum())
     if unanswered:

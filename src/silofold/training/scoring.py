@@ -55,26 +55,26 @@ def evaluate(model: FlatModel, samples: Samples, seed: int | None = None) -> Sco
     with torch.inference_mode():
         # kept on the device: a number asked for would make every batch wait for a GPU
         found = task.zeros(labels.device)
-        for output, y in zip(outputs(model, samples.images, seed), torch.split(labels, BATCH), strict=False):
-            for name, value in task.sums(output, y).items():
-                found[name] += value
+        for at, output in outputs(model, samples.images, seed):
+            for name, value in task.sums(output, labels[at : at + BATCH]).items():
+                found[name].add_(value)
         sums = {name: value.item() for name, value in found.items()}
         if math.isfinite(sums["loss"]):
             return Scores(len(labels), sums)
         # looked at only now: no other evaluation has to pay for it
         unanswered, sound = 0, task.zeros(labels.device)
-        for output, y in zip(outputs(model, samples.images, seed), torch.split(labels, BATCH), strict=False):
+        for at, output in outputs(model, samples.images, seed):
             answered = task.answered(output)
-            unanswered += len(y) - int(answered.sum())
-            for name, value in task.sums(output[answered], y[answered]).items():
-                sound[name] += value
+            unanswered += len(output) - int(answered.sum())
+            for name, value in task.sums(output[answered], labels[at : at + BATCH][answered]).items():
+                sound[name].add_(value)
     return Scores(len(labels), {name: value.item() for name, value in sound.items()} | {"loss": sums["loss"]}, unanswered)
 
 
-def outputs(model: FlatModel, images: torch.Tensor, seed: int | None) -> Iterator[torch.Tensor]:
-    """Go through the model's outputs for (M, C, H, W) uint8 images, `BATCH` images each."""
+def outputs(model: FlatModel, images: torch.Tensor, seed: int | None) -> Iterator[tuple[int, torch.Tensor]]:
+    """Go through the model's outputs for (M, C, H, W) uint8 images, `BATCH` images each, and the number of the first one."""
     if seed is not None:
         seed_all(seed)
     model.module.eval()
     for start in range(0, len(images), BATCH):
-        yield answers(model, images[start : start + BATCH])
+        yield start, answers(model, images[start : start + BATCH])

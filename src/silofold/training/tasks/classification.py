@@ -37,18 +37,21 @@ class Classification:
         UserCodeError
             It is something else.
         """
-        mode = " in training" if module.training else ""
-        found = f"{type(module).__name__} maps {images} images{mode} to "
         classes = self._classes
+        if (
+            isinstance(output, torch.Tensor)
+            and output.is_floating_point()
+            and (output.shape == (images, classes) or not classes)
+        ):
+            return output
+        found = f"{type(module).__name__} maps {images} images{' in training' * module.training} to "
         if not isinstance(output, torch.Tensor):
             raise UserCodeError("model-output", f"{found}{_kind(output)}, expected one tensor ({images}, {classes})")
         if classes and tuple(output.shape) != (images, classes):
             raise UserCodeError(
                 "model-output", f"{found}{tuple(output.shape)}, expected ({images}, {classes}): one logit a class"
             )
-        if not output.is_floating_point():
-            raise UserCodeError("model-output", f"{found}{output.dtype}, expected torch.float32")
-        return output
+        raise UserCodeError("model-output", f"{found}{output.dtype}, expected torch.float32")
 
     def loss(self, output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean cross entropy of (B, classes) logits and (B,) int64 labels."""
