@@ -120,13 +120,17 @@ ROWS = {
     "baseline local, kept momentum": Row(("local.keep_momentum=true", "rounds.checkpoint_every=2"), kind="local"),
     "baseline local, batch normalisation": Row(own("Pictures", "local.weight_decay=0.01"), kind="local"),
     "baseline local, bfloat16": Row(("local.precision=bfloat16", "local.momentum=0"), kind="local"),
-    "baseline local, decay of what has no gradient": Row(own("Spare", "local.weight_decay=0.1"), kind="local"),
+    "baseline local, decay of what has no gradient": Row(
+        own("Spare", "local.weight_decay=0.1"), kind="local", differs=DECAY
+    ),
     "baseline local, several threads": Row(("local.threads=2", "local.drop_last=true"), (0, 1), kind="local"),
     "baseline central": Row(kind="central", personalise=1, repeated=True),
     "baseline central, kept momentum": Row(("local.keep_momentum=true", "local.epochs=3"), kind="central"),
     "baseline central, batch normalisation": Row(own("Pictures", "local.weight_decay=0.01"), kind="central"),
     "baseline central, dropped last batches": Row(("local.drop_last=true", "rounds.evaluate_every=2"), kind="central"),
-    "baseline central, decay of what has no gradient": Row(own("Spare", "local.weight_decay=0.1"), kind="central"),
+    "baseline central, decay of what has no gradient": Row(
+        own("Spare", "local.weight_decay=0.1"), kind="central", differs=DECAY
+    ),
     "personalised": Row(personalise=2, repeated=True),
     "personalised, batch normalisation": Row(own("Pictures", "local.weight_decay=0.01"), personalise=1),
     "personalised, kept momentum": Row(("local.keep_momentum=true", "local.drop_last=true"), (1, 1), personalise=3),
