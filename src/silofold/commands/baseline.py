@@ -134,6 +134,10 @@ class _Told:
             sink.write(summary)
         self.rounds.append(summary)
 
+    def check(self) -> None:
+        """See that the record is still there."""
+        self._record.check()
+
     def close(self) -> None:
         """Close all of them."""
         self._record.close()
@@ -146,11 +150,16 @@ def _play(
 ) -> tuple[Summary, tuple[Ending, str] | None]:
     """Play the rounds that are left; return the last one, and how the baseline ends if it is not that of the settings."""
     rounds, ended = work.settings.rounds, None
+
+    def look() -> None:
+        desk.look()
+        told.check()
+
     for number in range(len(told.rounds) + 1, rounds.count + 1):
         began = time.monotonic()
         desk.begin()
         calls = [(number, [states[model] for model in models]) for models in crew.homes]
-        played = crew.pool.ask_all("play", calls, desk.look)
+        played = crew.pool.ask_all("play", calls, look)
         summary, states = baseline_round.summarise(work, number, crew.homes, played, began)
         told.write(summary)
         for reason, names in baseline_round.failed(summary).items():
