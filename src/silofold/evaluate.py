@@ -81,9 +81,8 @@ def predict(options: argparse.Namespace) -> int:
         classes, shape = data.classes, data.image_shape
     model, vectors = found.build(classes, shape)
     if len(vectors) != 1:
-        raise CheckpointError(
-            "model-count", f"{options.model}: holds {len(vectors)} models, one a silo; expected one model for all"
-        )
+        story = f"{options.model}: holds {len(vectors)} models, one a silo; expected one model for all"
+        raise CheckpointError("model-count", story)
     model.load(vectors[0])
     seed = seeds.torch_seed(found.settings.seed, "evaluate", found.manifest.round)
     code = 0
@@ -207,14 +206,9 @@ def _asked(found: Trained, model: FlatModel, samples: local.Samples, silo: int, 
 
 
 def _personalised(
-    found: Trained,
-    folder: Path,
-    data: silos.Manifest,
-    epochs: int,
-    model: FlatModel,
-    vectors: NDArray[np.float32],
+    found: Trained, folder: Path, data: silos.Manifest, epochs: int, model: FlatModel, vectors: NDArray[np.float32],
     tests: Sequence[local.Samples],
-) -> Predictions:
+) -> Predictions:  # fmt: skip
     """Train the model some more in each silo, as in a round that follows the last one, and ask it about that silo."""
     # without graphs, so that a machine without a GPU can do it
     further = msgspec.structs.replace(found.settings.local, epochs=epochs, cuda_graph=False, side_by_side=1)
