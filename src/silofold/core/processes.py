@@ -5,6 +5,7 @@ Each ends by itself when the one that started it is gone, however that ended.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 from typing import TYPE_CHECKING, Any, Self
@@ -109,12 +110,11 @@ def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, 
     """Answer calls for as long as there is somebody to ask; the main function of a process."""
     for name in (signal.SIGINT, signal.SIGUSR1):  # the parent's to answer; this process ends when the pipe does
         signal.signal(name, signal.SIG_IGN)
-    try:
-        held = make(*arguments)
-        while True:
-            method, given = pipe.recv()
-            pipe.send(getattr(held, method)(*given))
-    except SilofoldError as fault:
-        pipe.send(fault)
-    except (EOFError, ConnectionError):
-        return
+    with contextlib.suppress(EOFError, ConnectionError):  # nobody is there any more
+        try:
+            held = make(*arguments)
+            while True:
+                method, given = pipe.recv()
+                pipe.send(getattr(held, method)(*given))
+        except SilofoldError as fault:
+            pipe.send(fault)

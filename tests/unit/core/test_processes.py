@@ -36,6 +36,18 @@ class Held:
         raise ConfigError("option-value", f"process {self.number} fails")
 
 
+class Late(Held):
+    """Fails after some time."""
+
+    def __init__(self, number: int, seconds: float) -> None:
+        super().__init__(number)
+        self.seconds = seconds
+
+    def fail(self) -> None:
+        time.sleep(self.seconds)
+        super().fail()
+
+
 def test_each_process_answers_for_its_own_object() -> None:
     with Pool(Held, [(1,), (20,)]) as pool:
         assert pool.ask_all("add", [(2,), (3,)]) == [3, 23]
@@ -51,6 +63,13 @@ def test_a_fault_is_that_of_the_process() -> None:
     assert caught.value.id == "option-value"
     with Pool(Held, [(1,), (-2,)]) as pool, pytest.raises(ConfigError, match="found -2"):
         pool.ask_all("add", [(1,), (1,)])
+
+
+def test_a_fault_that_nobody_hears_any_more_is_no_second_one(capfd: pytest.CaptureFixture[str]) -> None:
+    """The first process's fault ends the waiting; that of the second one comes later."""
+    with pytest.raises(ConfigError, match="process 1 fails"), Pool(Late, [(1, 0.0), (2, 1.5)]) as pool:
+        pool.ask_all("fail")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_process_that_is_gone_is_named() -> None:
