@@ -187,7 +187,7 @@ def play(source: Path, row: Row, data: Path, folder: Path) -> list[str]:
     if row.personalise or row.kind == "local":
         out = folder / "found.json"
         command(source, ["evaluate", str(folder / "run"), "--personalise", str(row.personalise), "--out", str(out)])
-        found.append(_digest({**json.loads(out.read_text(encoding="utf-8")), "model": ""}))
+        found.append(evaluated(json.loads(out.read_text(encoding="utf-8"))))
     return found
 
 
@@ -214,6 +214,17 @@ def figures(summary: dict[str, Any]) -> str:
         [one[key] for key in ("name", "accuracy", "train_loss", "train_examples", "reason")] for one in summary["silos"]
     ]
     return _digest([[summary[key] for key in SHOWN], silos])
+
+
+def evaluated(result: dict[str, Any]) -> str:
+    """Digest all that `silofold evaluate` counts and adds up, to the last bit."""
+    measured = [result[key] for key in ("global_model", "personalised") if result.get(key)]
+    told = [
+        [one["loss"], one["confusion"], one["calibration_error"], [silo["correct"] for silo in one["silos"]]]
+        for one in measured
+    ]
+    matrix = [[one["correct"] for one in row] for row in result.get("matrix") or []]
+    return _digest([result["model_sha256"], told, matrix])
 
 
 def _digest(value: object) -> str:
