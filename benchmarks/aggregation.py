@@ -45,8 +45,8 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
     from silofold.comm import world as worlds  # noqa: PLC0415  (each rank imports what its role needs)
     from silofold.comm.fabric import Fabrics  # noqa: PLC0415
     from silofold.comm.window import Node  # noqa: PLC0415
-    from silofold.messages import Members  # noqa: PLC0415
-    from silofold.topology import Layout, shard_slices  # noqa: PLC0415
+    from silofold.core.messages import Members  # noqa: PLC0415
+    from silofold.core.topology import Layout, shard_slices  # noqa: PLC0415
 
     world = worlds.connect()
     layout, slices = Layout(world.size, servers), shard_slices(parameters, servers)
@@ -93,7 +93,7 @@ def rank_program(parameters: int, servers: int, mode: str, plane: str, rounds: i
 
 def server_step(size: int, workers: int) -> Callable[[NDArray[np.float32], NDArray[Any]], None]:
     """Make what a server does with its sum."""
-    from silofold import plugins  # noqa: PLC0415  (as above)
+    from silofold.core import plugins  # noqa: PLC0415  (as above)
     from silofold.roles.server import move  # noqa: PLC0415
 
     strategy = plugins.load("strategy", {"name": "mean"})
@@ -158,14 +158,14 @@ def federation(
     parameters: int, shape: tuple[int, int], mode: str, plane: str, rounds: int, *, watched: bool = False
 ) -> dict[str, Any]:
     """Run the ranks; `watched`, for their memory, which costs time."""
-    from silofold import launch  # noqa: PLC0415  (as above)
+    from silofold.commands.launching import launcher  # noqa: PLC0415  (as above)
 
     servers, workers = shape
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         words = ["--rank", mode, plane, str(parameters), str(servers), str(rounds), str(out)]
-        command = [launch.find_mpirun()[0], "-n", str(1 + servers + workers), sys.executable, __file__, *words]
-        surroundings = launch.environment(1)
+        command = [launcher.find_mpirun()[0], "-n", str(1 + servers + workers), sys.executable, __file__, *words]
+        surroundings = launcher.environment(1)
         with subprocess.Popen(command, env=surroundings, stderr=subprocess.PIPE, text=True) as job:
             largest = watch(job, str(out), 2 + servers + workers) if watched else 0
             told = job.communicate()[1]

@@ -20,12 +20,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from silofold import config, seeds, topology
+from silofold.core import recipes, seeds, topology
 from silofold.data import silo as silos
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.connection import Connection
+
+    from silofold import config
 
 State = list[torch.Tensor]
 Scores = tuple[int, int, float]
@@ -162,7 +164,7 @@ def ask(pipes: Sequence[Connection], state: State, number: int, *, last: bool) -
 def main() -> None:
     """Train and print."""
     recipe, folder, processes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    settings = config.parse(recipe.read_text(encoding="utf-8"), str(recipe))
+    settings = recipes.parse(recipe.read_text(encoding="utf-8"), str(recipe))
     everyone = range(len(silos.read_manifest(folder).silos))
     host = Host(settings, folder, everyone if processes == 1 else ())
     pipes = fork(settings, folder, processes) if processes > 1 else []

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import tiny_silos  # noqa: E402
-from silofold import launch  # noqa: E402
+from silofold.commands.launching import launcher  # noqa: E402
 
 SETTINGS = ("rounds.start_quorum=0.3", "rounds.update_ratio=0.3", "rounds.start_window=20.0", "local.epochs=1")
 LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (.*)$", re.MULTILINE)
@@ -38,7 +38,7 @@ def command(folder: Path, out: Path, rounds: int, *, ulfm: bool) -> list[str]:
     """Command line of a job."""
     sets = [part for setting in (*SETTINGS, f"rounds.count={rounds}", "roles.servers=2") for part in ("--set", setting)]
     program = ["-m", "silofold", "train", str(folder / "run.toml"), "--data", str(folder / "silos"), "--out", str(out)]
-    mpirun = launch.mpirun() if ulfm else launch.mpirun()[:1]
+    mpirun = launcher.mpirun() if ulfm else launcher.mpirun()[:1]
     return [*mpirun, "-n", "6", sys.executable, *program, *sets]
 
 
@@ -69,7 +69,7 @@ def first(out: Path, after: float, pattern: str) -> float:
 
 def lose(folder: Path, out: Path, title: str) -> dict[str, float]:
     """Kill one rank of a job and measure."""
-    environment = launch.environment(1)
+    environment = launcher.environment(1)
     with subprocess.Popen(
         command(folder, out, 100_000, ulfm=True), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as job:
@@ -97,7 +97,7 @@ def lose(folder: Path, out: Path, title: str) -> dict[str, float]:
 def usual(folder: Path, out: Path, *, ulfm: bool) -> float:
     """Median seconds of a round when nothing fails."""
     done = subprocess.run(
-        command(folder, out, 150, ulfm=ulfm), env=launch.environment(1), capture_output=True, check=False, timeout=300
+        command(folder, out, 150, ulfm=ulfm), env=launcher.environment(1), capture_output=True, check=False, timeout=300
     )
     if done.returncode:
         raise SystemExit(done.stderr.decode())

@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aggregation
 import floor
-from silofold import launch
-from silofold.commands import mpi_session
+from silofold.commands.launching import launcher, mpi_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +60,7 @@ def peer(name: str, work: dict[str, str]) -> dict[str, Any]:
     with mpi_session.session() as place, tempfile.TemporaryDirectory() as folder, watched() as seen:
         begin = time.monotonic()
         ended = subprocess.run(
-            program, cwd=folder, env=launch.environment(1) | place | quiet | paths | work, capture_output=True, text=True,
+            program, cwd=folder, env=launcher.environment(1) | place | quiet | paths | work, capture_output=True, text=True,
             timeout=LASTS, check=False,
         )  # fmt: skip
         seconds = time.monotonic() - begin

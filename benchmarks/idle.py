@@ -19,8 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from silofold import launch, messages
 from silofold.comm import waiting
+from silofold.commands.launching import launcher
+from silofold.core import messages
 
 IDLE: Final = 5
 WORK: Final = 256
@@ -88,8 +89,8 @@ def main() -> int:
     given = parser.parse_args()
     workers = len(os.sched_getaffinity(0))
     program = [sys.executable, __file__, "--rank", str(workers), str(given.turns), str(given.seconds)]
-    command = [*launch.mpirun(), "-n", str(workers + IDLE), *program]
-    return subprocess.run(command, env=launch.environment(1), check=False).returncode
+    command = [*launcher.mpirun(), "-n", str(workers + IDLE), *program]
+    return subprocess.run(command, env=launcher.environment(1), check=False).returncode
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def train(wanted: str, images: int) -> None:
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
-    from silofold import messages, seeds  # noqa: PLC0415
     from silofold.config import Local  # noqa: PLC0415
+    from silofold.core import digest, seeds  # noqa: PLC0415
     from silofold.training import build, device, local  # noqa: PLC0415
 
     place = device.choose("cpu", 0, 1)
@@ -41,7 +41,7 @@ def train(wanted: str, images: int) -> None:
     local.Training(
         model, samples, Local(epochs=2), torch.zeros_like(model.gradient), seeds.generator(1, "shuffle"), 1e18
     ).to_end()
-    print(messages.sha256(model.host.data)[:16], time.perf_counter() - begin, torch.backends.cpu.get_cpu_capability())
+    print(digest.sha256(model.host.data)[:16], time.perf_counter() - begin, torch.backends.cpu.get_cpu_capability())
 
 
 def measure(wanted: str, images: int, prefix: tuple[str, ...] = ()) -> tuple[str, float, str]:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from silofold import launch, topology
 from silofold.aggregation import exact
-from silofold.messages import Members
+from silofold.commands.launching import launcher
+from silofold.core import topology
+from silofold.core.messages import Members
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,8 +106,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=9, help="turns of each kind and size (default: 9)")
     given = parser.parse_args()
     program = [sys.executable, __file__, RANK, str(given.repeats)]
-    command = [launch.find_mpirun()[0], "-n", str(2 + given.workers), *program]
-    return subprocess.run(command, env=launch.environment(1), check=False).returncode
+    command = [launcher.find_mpirun()[0], "-n", str(2 + given.workers), *program]
+    return subprocess.run(command, env=launcher.environment(1), check=False).returncode
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from silofold import config, messages, seeds, topology
 from silofold.aggregation.cohorts import sample
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import Finished, Heard, Send
 from silofold.coordination.facts import Facts
+from silofold.core import messages, recipes, reports, seeds, topology
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Action
-    from silofold.messages import AnyMessage
+    from silofold.core.messages import AnyMessage
 
 SIZES: Final = ("100:1000", "1000:10000", "10000:100000")
 ELEMENTS: Final = 66_404
@@ -49,7 +49,7 @@ class Bench:
         hosted = dict(zip(self.layout.worker_ranks, topology.assign_silos(self.examples, workers), strict=True))
         cohort = sample.plugin(sample.plugin.Settings(name="sample", size=silos))
         self.facts = Facts(
-            layout=self.layout, nodes=["node"] * self.layout.size, rounds=config.resolve({}, "benchmark").rounds,
+            layout=self.layout, nodes=["node"] * self.layout.size, rounds=recipes.resolve({}, "benchmark").rounds,
             examples=self.examples, hosted=hosted, elements=ELEMENTS, survives=True, tied=False, keeps_state=False,
             deals=False, foresees=False, weight=lambda examples: examples,
             draw=lambda found, number: cohort.draw(found, seeds.generator(1, "cohort", number)),
@@ -100,9 +100,9 @@ class Bench:
         serves = rank in self.layout.server_ranks
         match message:
             case messages.Plan() if not serves:
-                scores = tuple(messages.Score(silo, 20, 10, 30.0) for silo in message.hosted if message.evaluate)
+                scores = tuple(reports.Score(silo, 20, 10, 30.0) for silo in message.hosted if message.evaluate)
                 reports = tuple(
-                    messages.Report(silo, self.examples[silo], 3, 3 * self.examples[silo], 1.0, 9, 0.5, finished=True,
+                    reports.Report(silo, self.examples[silo], 3, 3 * self.examples[silo], 1.0, 9, 0.5, finished=True,
                                     elements=ELEMENTS)
                     for silo in message.dealt
                 )  # fmt: skip

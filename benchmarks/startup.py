@@ -22,9 +22,9 @@ from typing import Final
 READY: Final = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (\S+) INFO ready after ([\d.]+) s$", re.MULTILINE)
 IMPORTED: Final = re.compile(r"^import time:\s*(\d+) \|\s*\d+ \|\s*(\S+)$", re.MULTILINE)
 RECIPE: Final = "[rounds]\ncount = 1\n[local]\nepochs = 1\n"
-SCHEDULING: Final = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; import silofold.run"
+SCHEDULING: Final = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; import silofold.job.startup"
 ROLES: Final = {
-    "server": f"{SCHEDULING}; from silofold import plugins; plugins.find('server_optimizer', 'sgd')",
+    "server": f"{SCHEDULING}; from silofold.core import plugins; plugins.find('server_optimizer', 'sgd')",
     "worker": f"{SCHEDULING}; import silofold.roles.worker, silofold.training.build, silofold.training.device",
 }
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 import console
+from silofold.core.errors import SchemaError
 from silofold.data import space
 from silofold.data.silo import SPLITS, replacing
-from silofold.errors import SchemaError
 from tree import COMBINED, Combined, entries, kind_of, subfolders, writers_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Never, TypeVar
 from tqdm import tqdm
 
 from silofold.core.console import shown
-from silofold.errors import SchemaError, SilofoldError
+from silofold.core.errors import SchemaError, SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -22,9 +22,9 @@ from PIL import Image
 import console
 from leftovers import names_a_folder
 from silofold.core import guarded
+from silofold.core.errors import SchemaError
 from silofold.data import space
 from silofold.data.silo import SPLITS, SplitName
-from silofold.errors import SchemaError
 from tree import FEMNIST, foreign_splits, shard_files
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING
 
-from silofold.errors import SchemaError
+from silofold.core.errors import SchemaError
 
 if TYPE_CHECKING:
     from pathlib import Path

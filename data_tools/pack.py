@@ -26,6 +26,7 @@ import console
 from combine import first, spread
 from leaf import SIDE, Shard, read_shard, shards
 from silofold.core.console import shown
+from silofold.core.errors import SchemaError
 from silofold.data import space
 from silofold.data.picture import load, pixels
 from silofold.data.silo import (
@@ -41,7 +42,6 @@ from silofold.data.silo import (
     write_manifest,
     write_silo,
 )
-from silofold.errors import SchemaError
 from tree import FEMNIST, Kind, Picture, Tree, alike, class_folders, kind_of, natural, read_combined, readable, writers_of
 
 if TYPE_CHECKING:

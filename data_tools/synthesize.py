@@ -17,8 +17,8 @@ from PIL import Image
 
 import console
 from glyphs import GRID, REACH, TYPEFACES, fields
+from silofold.core.errors import SchemaError
 from silofold.data import space
-from silofold.errors import SchemaError
 from tree import FEMNIST
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import msgspec
 
 from leftovers import check_left_out, is_picture, left_behind
 from silofold.core import guarded
+from silofold.core.errors import SchemaError
 from silofold.data.silo import SPLITS, SplitName
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

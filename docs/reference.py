@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgspec
 from msgspec import inspect as types
 
-from silofold import config, plugins
+from silofold import config
 from silofold.coordination import member, recovery
 from silofold.coordination.phases import TRANSITIONS
+from silofold.core import plugins
 from silofold.core.endings import ENDINGS
 from silofold.core.error_table import ERRORS
 

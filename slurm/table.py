@@ -11,7 +11,7 @@ from silofold.record import history
 from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 
 def measured(rounds: list[Summary]) -> Summary:

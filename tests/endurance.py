@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import mpirun
 import tiny_silos
-from silofold import launch
+from silofold.commands.launching import launcher
 
 SETTINGS = (
     "local.epochs=1", "local.keep_momentum=true", "server_optimizer.name=adaptive", "cohort.name=sample", "cohort.size=3",
@@ -67,7 +67,7 @@ def watch(folder: Path, servers: int, workers: int, count: int) -> dict[str, lis
     program = ["-m", "silofold", "train", str(recipe), "--data", str(data), "--out", str(out), *sets]
     samples: dict[str, list[Sample]] = {}
     number = position = 0
-    with mpirun.started(mpirun.command(1 + servers + workers, program), launch.environment(1)) as process:
+    with mpirun.started(mpirun.command(1 + servers + workers, program), launcher.environment(1)) as process:
         while process.poll() is None:
             time.sleep(0.2)
             if not (out / "metrics.jsonl").exists():
@@ -92,7 +92,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         samples = watch(Path(folder), given.servers, given.workers, given.rounds)
     flat, last_rounds = True, f"rounds {given.rounds - 100}-{given.rounds}"
-    print(f"{launch.find_mpirun()[1]}, {given.rounds} rounds\n")
+    print(f"{launcher.find_mpirun()[1]}, {given.rounds} rounds\n")
     print(
         f"| rank | MB in rounds 100-200 | MB in {last_rounds} | open files in rounds 100-200 | in {last_rounds} |\n"
         "|---|---|---|---|---|"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import mpirun
 import tiny_silos
-from silofold import launch
+from silofold.commands.launching import launcher
 
 ROUNDS = 20
 SETTINGS = (
@@ -65,7 +65,7 @@ def digests(out: Path) -> list[str]:
 
 def environment(mark: str) -> dict[str, str]:
     """What the ranks need, and the mark by which they are killed."""
-    return launch.environment(1) | {"PYTHONPATH": str(Path(__file__).parent), mpirun.MARK: mark}
+    return launcher.environment(1) | {"PYTHONPATH": str(Path(__file__).parent), mpirun.MARK: mark}
 
 
 def attempt(number: int, expected: list[str], recipe: Path, data: Path, out: Path, rng: random.Random) -> Trial:
@@ -126,7 +126,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         trials = run(given.kills, given.seed, Path(folder))
     result = {
-        "mpi": launch.find_mpirun()[1],
+        "mpi": launcher.find_mpirun()[1],
         "kills": len(trials),
         "equal": sum(trial.equal for trial in trials),
         "left_a_draft": sum(bool(trial.draft) for trial in trials),

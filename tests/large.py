@@ -13,12 +13,12 @@ import time
 
 import numpy as np
 
-from silofold import launch
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
-from silofold.messages import Members
-from silofold.topology import Layout, shard_slices
+from silofold.commands.launching import launcher
+from silofold.core.messages import Members
+from silofold.core.topology import Layout, shard_slices
 
 PARAMETERS = 2**31 + 5
 PATIENCE = 600.0
@@ -86,8 +86,8 @@ def main() -> int:
         rank_program(sys.argv[2])
     codes = []
     for plane, workers in (("collectives", 1), ("shared memory", 2)):
-        command = [*launch.mpirun(), "-n", str(2 + workers), sys.executable, __file__, "--rank", plane]
-        codes.append(subprocess.run(command, env=launch.environment(1), check=False, timeout=PATIENCE).returncode)
+        command = [*launcher.mpirun(), "-n", str(2 + workers), sys.executable, __file__, "--rank", plane]
+        codes.append(subprocess.run(command, env=launcher.environment(1), check=False, timeout=PATIENCE).returncode)
     return max(codes)
 
 

@@ -9,18 +9,19 @@ import msgspec
 import numpy as np
 
 from records import summary
-from silofold import compare, config
+from silofold.commands.results.looks import Look
+from silofold.core import recipes
+from silofold.core.predictions import TOP, Predictions
+from silofold.core.summary import SiloSummary
 from silofold.data import silo as silos
 from silofold.evaluation import measures
-from silofold.messages import SiloSummary
-from silofold.predictions import TOP, Predictions
 from silofold.record.answers import Answers
 from silofold.record.run_record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 
 def look(
@@ -31,7 +32,7 @@ def look(
     classes: Sequence[str] = ("a", "b", "c"),
     rounds: list[Summary] | None = None,
     matrix: bool = False,
-) -> compare.Look:
+) -> Look:
     """Make a run whose model gets these test images right, by silo."""
     names = [*silo_names, *(f"silo_{index}" for index in range(len(silo_names), len(right)))]
     folder = silos.Manifest(1, tuple(classes), (8, 8), "none", "made by a test", tuple(map(_info(classes), names, right)))
@@ -44,7 +45,7 @@ def look(
     )  # fmt: skip
     record = msgspec.convert(RECORD | {"classes": list(classes)}, Record)
     told = [_entry(index, one, row) for index, (one, row) in enumerate(zip(names, right, strict=True))]
-    return compare.Look(
+    return Look(
         name=name, path=Path("nowhere"), kind="local" if matrix else "federated", record=record,
         rounds=rounds or [summary(number, silos=told) for number in (1, 2, 3)], answers=answers, data=folder,
         measures=measures.measure(joined, classes, len(right)), personalised=None,
@@ -81,7 +82,7 @@ def _entry(index: int, name: str, right: Sequence[bool]) -> SiloSummary:
 
 
 RECORD = {
-    "silofold": "0", "git_revision": "", "started": "", "settings": msgspec.to_builtins(config.resolve({}, "a test")),
+    "silofold": "0", "git_revision": "", "started": "", "settings": msgspec.to_builtins(recipes.resolve({}, "a test")),
     "image_shape": [8, 8], "silos": [{"name": "a", "train": "0" * 64, "test": "0" * 64}],
     "data_digest": "0" * 64, "parameters": 9, "versions": {}, "ranks": [{"rank": 0, "role": "scheduler", "host": "here"}],
 }  # fmt: skip

@@ -10,10 +10,12 @@ import msgspec
 import torch
 
 from records import summary
-from silofold import config, run
+from silofold.core import recipes
+from silofold.core.digest import sha256
+from silofold.core.summary import SiloSummary
 from silofold.data import silo as silos
-from silofold.messages import SiloSummary, sha256
-from silofold.record import checkpoint, history
+from silofold.job import tell
+from silofold.record import array_files, checkpoint, history
 from silofold.record.rundir import RunFolder
 from silofold.training import build
 
@@ -29,11 +31,11 @@ def make(out: Path, data: Path, **settings: Any) -> RunFolder:
     folder = RunFolder(out)
     out.mkdir()
     found = silos.read_manifest(data)
-    resolved = config.resolve({"data": {"folder": str(data)}, "rounds": {"count": ROUNDS}} | settings, "a test")
+    resolved = recipes.resolve({"data": {"folder": str(data)}, "rounds": {"count": ROUNDS}} | settings, "a test")
     model = build.build(resolved.model, found.classes, found.image_shape, resolved.seed, torch.device("cpu"))
     digest = sha256(model.host.data)
     ranks = [{"rank": rank, "role": role, "host": "here", "cores": 1} for rank, role in enumerate(("scheduler", "server_0"))]
-    folder.write_record(run.facts(resolved, found, 1, model.size) | {"ranks": ranks})
+    folder.write_record(tell.facts(resolved, found, 1, model.size) | {"ranks": ranks})
     told = [
         SiloSummary(silo=k, name=one.name, accuracy=0.5, test_examples=one.test.examples, train_examples=9, train_loss=1.0)
         for k, one in enumerate(found.silos)
@@ -46,7 +48,7 @@ def make(out: Path, data: Path, **settings: Any) -> RunFolder:
         draft = checkpoint.draft_of(folder.checkpoints, number)
         bounds = [(0, model.size // 2), (model.size // 2, model.size)]
         files = [
-            checkpoint.write_arrays(draft, f"shard_{i}.h5", {"model": model.host[slice(*b)]}) for i, b in enumerate(bounds)
+            array_files.write_arrays(draft, f"shard_{i}.h5", {"model": model.host[slice(*b)]}) for i, b in enumerate(bounds)
         ]
         manifest = checkpoint.Manifest(
             schema=checkpoint.SCHEMA, round=number, counted=number, voids=0, parameters=model.size, bounds=bounds,

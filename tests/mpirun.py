@@ -13,8 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from silofold import launch
-from silofold.commands import mpi_session
+from silofold.commands.launching import launcher, mpi_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -131,12 +130,12 @@ def run(command: list[str], seconds: float = 120, environment: Mapping[str, str]
 
 def command(ranks: int, program: list[str]) -> list[str]:
     """Command line of a Python program on so many ranks."""
-    return [*launch.mpirun(), "-n", str(ranks), sys.executable, *program]
+    return [*launcher.mpirun(), "-n", str(ranks), sys.executable, *program]
 
 
 def on_ranks(ranks: int, program: list[str], seconds: float = 120, environment: Mapping[str, str] | None = None) -> Ended:
     """Run a Python program on so many ranks of one machine."""
-    return run(command(ranks, program), seconds, launch.environment(1) | dict(environment or {}))
+    return run(command(ranks, program), seconds, launcher.environment(1) | dict(environment or {}))
 
 
 def train(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from silofold.messages import Phases, RankPhases, SiloSummary, Summary
+from silofold.core.summary import Phases, RankPhases, SiloSummary, Summary
 
 if TYPE_CHECKING:
     from pathlib import Path

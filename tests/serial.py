@@ -23,14 +23,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from silofold import config, seeds
+from silofold.core import recipes, seeds
+from silofold.core.errors import SilofoldError
 from silofold.data import silo as silos
-from silofold.errors import SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from silofold import config
 
 # what this script reproduces; whatever else the settings ask for is refused
 PLAIN: dict[str, dict[str, object]] = {
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for round_1.npy, last.npy and metrics.jsonl")
     options = parser.parse_args(arguments)
     try:
-        settings = config.parse(options.recipe.read_text(encoding="utf-8"), str(options.recipe), options.set)
+        settings = recipes.parse(options.recipe.read_text(encoding="utf-8"), str(options.recipe), options.set)
         check(settings)
         federate(settings, options.data, options.rounds or settings.rounds.count, options.out)
     except (SilofoldError, OSError) as fault:

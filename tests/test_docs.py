@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import reference
-from silofold import cli, config, plugins
-from silofold.messages import Phases, RankPhases, SiloSummary, Summary
+from silofold import cli, config
+from silofold.core import conversion, plugins, recipes
+from silofold.core.summary import Phases, RankPhases, SiloSummary, Summary
 from silofold.record.sinks import csv
 
 if TYPE_CHECKING:
@@ -95,15 +96,15 @@ def test_python_and_toml_examples_are_valid(page: Path) -> None:
         if language == "python":
             compile(block, name_of(page), "exec")
         if language == "toml":
-            config.parse(block, name_of(page))
+            recipes.parse(block, name_of(page))
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "examples").glob("*/*.toml")), ids=name_of)
 def test_recipes_are_valid(recipe: Path) -> None:
-    settings = config.parse(recipe.read_text(encoding="utf-8"), name_of(recipe))
+    settings = recipes.parse(recipe.read_text(encoding="utf-8"), name_of(recipe))
     for kind in ("model", "cohort", "strategy", "server_optimizer"):
         plugin = plugins.find(kind, getattr(settings, kind)["name"])
-        config.convert(getattr(settings, kind), plugin.Settings, name_of(recipe))
+        conversion.convert(getattr(settings, kind), plugin.Settings, name_of(recipe))
 
 
 def test_readme_begins_with_what_a_reader_needs() -> None:
@@ -192,7 +193,7 @@ def test_csv_columns_are_documented(tmp_path: Path) -> None:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    found = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    found = next(a for a in cli.parser(*cli.COMMANDS)._actions if isinstance(a, argparse._SubParsersAction))
     return dict(found.choices)
 
 
@@ -267,7 +268,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for name, (_, block) in EXAMPLES.items():
         (tmp_path / "mine" / f"{name}.py").write_text(textwrap.dedent(block), encoding="utf-8")
     tables = tomllib.loads("\n".join(table for table, _ in EXAMPLES.values()))
-    config.resolve(tables, "CONTRIBUTING.md")
+    recipes.resolve(tables, "CONTRIBUTING.md")
     return tables
 
 

@@ -19,27 +19,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
-WORDS = {
-    "core",
-    "errors",
-    "config",
-    "protocols",
-    "plugins",
-    "messages",
-    "predictions",
-    "topology",
-    "seeds",
-    "machine",
-    "faults",
-}
+WORDS = {"core", "config", "protocols"}
 PURE = ("silofold.coordination",)
 """Decisions alone: no clock, file, MPI, log, numpy or torch."""
 PURE_STDLIB = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing"}
 DEPARTMENTS = {"comm", "coordination", "training", "aggregation", "evaluation", "data", "record", "view"}
 """evaluation: what predictions are worth, numpy alone, apart from aggregation because no round needs it. view: what people
 look at, text and pages, so that no other department knows a library that draws."""
-PROGRAM = {"cli", "launch", "operate", "run", "round", "__main__"}
-PROGRAM |= {"commands", "compare", "doctor", "evaluate", "rehearsal", "report", "timeline", "trained"}
+JOB = {"job", "baseline"}
+COMMANDS = {"commands"}
+PROGRAM = {"cli", "__main__"}
 PLUGIN_FOLDERS = (
     "silofold.training.models",
     "silofold.aggregation.cohorts",
@@ -53,16 +42,16 @@ OWNERS = {
     "torch": ("silofold.training", "silofold.roles.worker", "silofold.roles.total", "silofold.roles.momenta"),
     "h5py": ("silofold.core.hdf5", "silofold.data.look", "silofold.data.writer"),
     "PIL": ("silofold.data",),
-    "rich": ("silofold.launch",),
+    "rich": ("silofold.commands.launching.live_view",),
     "tensorboard": ("silofold.record.sinks.tensorboard",),
     "mlflow": ("silofold.record.sinks.mlflow",),
-    "matplotlib": ("silofold.view.plots",),
+    "matplotlib": ("silofold.view.drawing", "silofold.view.plots", "silofold.view.round_plots"),
     "jinja2": ("silofold.view.page",),
     "markupsafe": ("silofold.view.page",),
 }
 LIBRARIES = {"numpy", "msgspec", "tqdm", *OWNERS}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}
-MAY_PRINT = {"silofold.cli", "silofold.operate", "silofold.launch", "silofold.record.sinks.console"}
+MAY_PRINT = {"silofold.record.sinks.console"}
 
 
 def name_of(path: Path) -> str:
@@ -113,7 +102,7 @@ def within(module: str, folder: str) -> bool:
 
 
 def place(module: str) -> tuple[int, str]:
-    """Layer of a module (0 words, 1 departments, 2 roles, 3 program) and its department."""
+    """Layer of a module (0 words, 1 departments, 2 roles, 3 job, 4 commands, 5 program) and its department."""
     first = module.removeprefix("silofold").lstrip(".").partition(".")[0]
     if first in WORDS or not first:
         return 0, ""
@@ -121,8 +110,9 @@ def place(module: str) -> tuple[int, str]:
         return 1, first
     if first == "roles":
         return 2, ""
-    if first in PROGRAM:
-        return 3, ""
+    for layer, rooms in ((3, JOB), (4, COMMANDS), (5, PROGRAM)):
+        if first in rooms:
+            return layer, ""
     raise ValueError(f"{module} is no part of DESIGN section 3")
 
 
@@ -179,7 +169,7 @@ def library_faults(module: str, tree: ast.Module) -> Iterator[str]:
 
 
 def dynamic_faults(module: str, tree: ast.Module) -> Iterator[str]:
-    if module == "silofold.plugins":
+    if module == "silofold.core.plugins":
         return
     for found in imports(tree):
         if within(found.target, "importlib"):
@@ -260,29 +250,29 @@ def test_every_module_keeps_the_rule(check: Callable[[str, ast.Module], Iterator
     ("check", "module", "code"),
     [
         (layer_faults, "silofold.config", "from silofold.roles import job"),
-        (layer_faults, "silofold.roles.job", "from silofold import run"),
+        (layer_faults, "silofold.roles.job", "from silofold.job import startup"),
         (layer_faults, "silofold.comm.world", "from silofold.data import silo"),
         (layer_faults, "silofold.coordination.quorum", "def f():\n    import silofold.record.log"),
         (layer_faults, "silofold.data.silo", "if TYPE_CHECKING:\n    from silofold.training.flat import FlatModel"),
         (layer_faults, "silofold.roles.server", "from silofold.training import flat"),
-        (layer_faults, "silofold.messages", "from . import config"),
+        (layer_faults, "silofold.core.messages", "from . import config"),
         (plugin_faults, "silofold.record.sinks.csv", "from silofold.record import rundir\nplugin = 1"),
         (plugin_faults, "silofold.record.sinks.csv", "from silofold.record.sinks.console import line\nplugin = 1"),
         (plugin_faults, "silofold.record.sinks.csv", "import tqdm, tensorboard\nplugin = 1"),
         (plugin_faults, "silofold.record.sinks.csv", "plugins = 1"),
-        (library_faults, "silofold.run", "from mpi4py import MPI"),
+        (library_faults, "silofold.job.startup", "from mpi4py import MPI"),
         (library_faults, "silofold.roles.server", "if TYPE_CHECKING:\n    import torch"),
         (library_faults, "silofold.comm.world", "import h5py"),
         (library_faults, "silofold.comm.world", "import pandas"),
         (library_faults, "silofold.aggregation.exact", "import tqdm"),
-        (dynamic_faults, "silofold.run", "import importlib.util"),
-        (dynamic_faults, "silofold.run", "x = __import__('torch')"),
-        (annotation_faults, "silofold.run", "class A:\n    def f(self, x) -> int: ..."),
-        (annotation_faults, "silofold.run", "def f(*given: int): ..."),
-        (docstring_faults, "silofold.run", "import os"),
-        (docstring_faults, "silofold.run", '"""M."""\ndef f() -> None:\n    return None'),
-        (docstring_faults, "silofold.run", '"""M."""\nclass A:\n    """A."""\n    class Settings:\n        x = 1'),
-        (print_faults, "silofold.run", "print(1)"),
+        (dynamic_faults, "silofold.job.startup", "import importlib.util"),
+        (dynamic_faults, "silofold.job.startup", "x = __import__('torch')"),
+        (annotation_faults, "silofold.job.startup", "class A:\n    def f(self, x) -> int: ..."),
+        (annotation_faults, "silofold.job.startup", "def f(*given: int): ..."),
+        (docstring_faults, "silofold.job.startup", "import os"),
+        (docstring_faults, "silofold.job.startup", '"""M."""\ndef f() -> None:\n    return None'),
+        (docstring_faults, "silofold.job.startup", '"""M."""\nclass A:\n    """A."""\n    class Settings:\n        x = 1'),
+        (print_faults, "silofold.job.startup", "print(1)"),
         (name_faults, "silofold.comm.utils", ""),
         (purity_faults, "silofold.coordination.quorum", "import time"),
         (purity_faults, "silofold.coordination.quorum", "def f():\n    from pathlib import Path"),
@@ -306,14 +296,28 @@ def loaded(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     }
 
 
+def needed(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """For each module those of ours that it loads at once or later, inside a function."""
+    return {
+        module: {found.target for found in imports(tree) if not found.typing and found.target in trees}
+        for module, tree in trees.items()
+    }
+
+
 def test_no_import_cycle() -> None:
-    tuple(graphlib.TopologicalSorter(loaded(TREES)).static_order())
-    circle = {"silofold.run": ast.parse("import silofold.round"), "silofold.round": ast.parse("import silofold.run")}
+    """Imports inside functions count: who imports late to break a circle has hidden it."""
+    tuple(graphlib.TopologicalSorter(needed(TREES)).static_order())
+    circle = {
+        "silofold.cli": ast.parse("def f():\n    from silofold.commands import launch"),
+        "silofold.commands.launch": ast.parse("from silofold import cli"),
+    }
     with pytest.raises(graphlib.CycleError):
-        tuple(graphlib.TopologicalSorter(loaded(circle)).static_order())
+        tuple(graphlib.TopologicalSorter(needed(circle)).static_order())
 
 
-@pytest.mark.parametrize("start", ["silofold.__main__", "silofold.run", "silofold.roles.scheduler", "silofold.roles.server"])
+@pytest.mark.parametrize(
+    "start", ["silofold.__main__", "silofold.job.startup", "silofold.roles.scheduler", "silofold.roles.server"]
+)
 def test_a_lean_rank_never_loads_torch(start: str) -> None:
     graph, seen, todo = loaded(TREES), set[str](), [start]
     while todo:

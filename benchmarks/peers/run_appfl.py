@@ -27,7 +27,7 @@ from appfl.config import ServerAgentConfig  # noqa: E402  (as above)
 from mpi4py import MPI  # noqa: E402  (as above)
 from omegaconf import OmegaConf  # noqa: E402  (as above)
 
-from silofold import topology  # noqa: E402  (as above)
+from silofold.core import topology  # noqa: E402  (as above)
 from work import rounds, tell, work  # noqa: E402  (as above)
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import bare
-from silofold import config
+from silofold.core import recipes
 
 RECIPE: Final = "PEERS_RECIPE"
 """Variable that names the recipe; where it is empty there is no training, but a model to be moved."""
@@ -69,7 +69,7 @@ def work() -> Work:
     if not trains():
         return Half()
     recipe = Path(os.environ[RECIPE])
-    return bare.Host(config.parse(recipe.read_text(encoding="utf-8"), str(recipe)), Path(os.environ[SILOS]), ())
+    return bare.Host(recipes.parse(recipe.read_text(encoding="utf-8"), str(recipe)), Path(os.environ[SILOS]), ())
 
 
 def trains() -> bool:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 Needs: TypeAlias = Literal["sum", "each"]
 

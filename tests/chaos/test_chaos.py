@@ -17,7 +17,8 @@ import pytest
 
 import run_folder
 from chaos import judge
-from silofold import faults, launch
+from silofold.commands.launching import guard, launcher
+from silofold.roles import fault_injection as faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from chaos.judge import Outcome
 
-ULFM = "--with-ft" in launch.mpirun()
+ULFM = "--with-ft" in launcher.mpirun()
 ENDS_WITHIN = 10.0
 """Seconds from a death to the end of the job where it does not survive."""
 STEPS = ("plan", "evaluate", "train", "update", "settle", "apply", "record")
@@ -214,4 +215,4 @@ def test_a_rank_dies_while_mpi_starts(tiny: Path, recipe: Path, tmp_path: Path) 
     striker.join()
     assert outcome.left == []
     assert outcome.resumed
-    assert outcome.seconds < launch.FAREWELL + ENDS_WITHIN
+    assert outcome.seconds < guard.FAREWELL + ENDS_WITHIN

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import mpirun
 from run_folder import rounds, until
-from silofold import launch
+from silofold.commands.launching import launcher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def test_silos_are_trained_elsewhere_from_what_they_keep(tiny: Path, recipe: Pat
     out = tmp_path / "run"
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
     program = ["-m", "silofold", "train", str(recipe), "--data", str(tiny), "--out", str(out), *sets]
-    with mpirun.started(mpirun.command(5, program), launch.environment(1)):
+    with mpirun.started(mpirun.command(5, program), launcher.environment(1)):
         until(lambda: whole(out) >= 3)
         ranks = json.loads((out / "run.json").read_text())["ranks"]
         away = next(rank["pid"] for rank in ranks if rank["role"] == "worker_1")

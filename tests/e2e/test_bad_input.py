@@ -14,7 +14,7 @@ import h5py
 import pytest
 
 import mpirun
-from silofold import launch
+from silofold.commands.launching import launcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +169,7 @@ def test_launch_says_it_before_it_starts_ranks(tiny: Path, recipe: Path, tmp_pat
 
 def test_other_launcher_than_library(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     mpich = Path(sys.prefix) / "mpich" / "bin" / "mpirun"
-    if launch.find_mpirun()[1] != "openmpi" or not mpich.exists():
+    if launcher.find_mpirun()[1] != "openmpi" or not mpich.exists():
         pytest.skip(f"needs Open MPI in this environment and MPICH's launcher at {mpich} (make venv)")
     command = [str(mpich), "-n", "4", sys.executable, "-m", "silofold", "train", str(recipe), "--data", str(tiny)]
     begin = time.monotonic()

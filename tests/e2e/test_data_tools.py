@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 import mpirun
+from silofold.core.errors import SchemaError
 from silofold.data import silo
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

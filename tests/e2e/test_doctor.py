@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpirun
-from silofold import launch
+from silofold.commands.launching import launcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ def test_nothing_is_wrong_here(tiny: Path, recipe: Path, tmp_path: Path) -> None
     assert found(told, "ok", "ranks 0-3")
     assert found(told, "ok", "start-up takes")
     assert found(told, "ok", "model 'lenet': 15,179 parameters")
-    if launch.find_mpirun()[1] == "openmpi":
+    if launcher.find_mpirun()[1] == "openmpi":
         assert found(told, "ok", "ULFM"), "ranks are started as `launch` starts them"
     assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
 
@@ -100,7 +100,7 @@ def test_no_temporary_folder(tmp_path: Path) -> None:
 
 def test_started_by_the_launcher_of_another_library() -> None:
     other = Path(sys.prefix) / "mpich" / "bin" / "mpirun"
-    if launch.find_mpirun()[1] != "openmpi" or not other.exists():
+    if launcher.find_mpirun()[1] != "openmpi" or not other.exists():
         pytest.skip(f"needs Open MPI in this environment and MPICH's launcher at {other} (make venv)")
     ended = mpirun.run([str(other), "-n", "3", *DOCTOR], 60)
     told = findings(ended)
@@ -111,11 +111,11 @@ def test_started_by_the_launcher_of_another_library() -> None:
 def test_too_few_ranks_and_no_fault_tolerance_asked_for(recipe: Path) -> None:
     options = [str(recipe), "--set", "roles.servers=4"]
     command = mpirun.command(3, [*DOCTOR[1:], *options])
-    ended = mpirun.run([part for part in command if part not in {"--with-ft", "ulfm"}], 60, launch.environment(1))
+    ended = mpirun.run([part for part in command if part not in {"--with-ft", "ulfm"}], 60, launcher.environment(1))
     told = findings(ended)
     assert ended.code == 2
     assert found(told, "fail", "3 ranks, expected at least 6", "start more ranks")
-    if launch.find_mpirun()[1] == "openmpi":
+    if launcher.find_mpirun()[1] == "openmpi":
         assert found(told, "warn", "no ULFM", "mpirun --with-ft ulfm")
 
 

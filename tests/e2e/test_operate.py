@@ -15,8 +15,8 @@ import pytest
 
 import mpirun
 from run_folder import rounds, until
-from silofold import launch
-from silofold.faults import VARIABLE
+from silofold.commands.launching import launcher
+from silofold.roles.fault_injection import VARIABLE
 
 if TYPE_CHECKING:
     import subprocess
@@ -110,7 +110,7 @@ def test_signals_end_a_job_in_order(tiny: Path, recipe: Path, tmp_path: Path) ->
     out = tmp_path / "mpirun"
     sets = [part for setting in LONG for part in ("--set", setting)]
     program = ["-m", "silofold", "train", str(recipe), "--data", str(tiny), "--out", str(out), *sets]
-    with mpirun.started(mpirun.command(4, program), launch.environment(1)) as process:
+    with mpirun.started(mpirun.command(4, program), launcher.environment(1)) as process:
         until(lambda: len(rounds(out)) >= 2)
         process.send_signal(signal.SIGUSR1)
         ended = mpirun.wait(process, 90)
@@ -148,12 +148,15 @@ def test_a_lost_rank_without_survivors_is_75(tiny: Path, recipe: Path, tmp_path:
     """Open MPI without ULFM, and MPICH: mpirun ends the job; the launcher says that it can go on."""
     out = tmp_path / "run"
     (tmp_path / "plain").mkdir()
-    real = launch.find_mpirun()[0]
+    real = launcher.find_mpirun()[0]
     plain = tmp_path / "plain" / "mpirun"
     plain.write_text(f'#!/bin/sh\n[ "$1" = --with-ft ] && shift 2\nexec {real} "$@"\n')
     plain.chmod(0o755)
     sets = [part for setting in ("rounds.count=6", "local.epochs=1") for part in ("--set", setting)]
-    code = f"from silofold import launch, cli; launch.mpirun = lambda: [{str(plain)!r}]; raise SystemExit(cli.main())"
+    code = (
+        "from silofold import cli; from silofold.commands.launching import launcher; "
+        f"launcher.mpirun = lambda: [{str(plain)!r}]; raise SystemExit(cli.main())"
+    )
     words = ["launch", str(recipe), "--data", str(tiny), "--out", str(out), *sets, "--workers", "3"]
     begin = time.monotonic()
     ended = mpirun.run(
@@ -198,7 +201,7 @@ def test_a_stopped_worker_costs_one_window_and_comes_back(tiny: Path, recipe: Pa
 
 def test_what_a_killed_job_left_is_no_obstacle(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     """Process numbers come round again: Open MPI's folder of a dead mpirun has the name of the next one's."""
-    path, family = launch.find_mpirun()
+    path, family = launcher.find_mpirun()
     if family != "openmpi":
         pytest.skip("MPICH keeps no folder")
     left, meeting = "${TMPDIR:-/tmp}/ompi.$$", "pmix.$(uname -n).tool"
@@ -209,7 +212,7 @@ def test_what_a_killed_job_left_is_no_obstacle(tiny: Path, recipe: Path, tmp_pat
     script.chmod(0o755)
     command = ["launch", recipe, "--data", tiny, "--out", tmp_path / "run", "--workers", 1, "--servers", 1]
     (tmp_path / "tmp").mkdir()
-    ended = mpirun.silofold(*command, environment={launch.LAUNCHER: str(script), "TMPDIR": str(tmp_path / "tmp")})
+    ended = mpirun.silofold(*command, environment={launcher.LAUNCHER: str(script), "TMPDIR": str(tmp_path / "tmp")})
     assert ended.code == 0, ended
     assert [path.name.partition(".")[0] for path in (tmp_path / "tmp").iterdir()] == ["ompi"]
 

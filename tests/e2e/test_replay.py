@@ -13,7 +13,7 @@ import h5py
 import pytest
 
 import mpirun
-from silofold import launch
+from silofold.commands.launching import launcher
 from silofold.data import silo
 from silofold.training import instruction_set
 
@@ -64,7 +64,7 @@ def test_a_changed_digest_names_the_round(copied: Path) -> None:
     (copied / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     ended = replay(copied, "--workers", "2")
     # MPICH's mpirun puts the codes of all ranks together, those that it killed included
-    assert ended.code in {"openmpi": {5}, "mpich": {5, 9}}[launch.find_mpirun()[1]]
+    assert ended.code in {"openmpi": {5}, "mpich": {5, 9}}[launcher.find_mpirun()[1]]
     (line,) = ended.faults()
     assert "different: round 2, no shard: the recorded model digest itself was changed" in line
     assert "torch, CPU, numpy and MPI are those of the record" in line

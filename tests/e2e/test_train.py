@@ -185,12 +185,12 @@ def test_longer_run_and_refusals(reference: Path, tiny: Path, recipe: Path, tmp_
 def test_servers_never_import_torch(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     program = ["-X", "importtime", "-m", "silofold", "train", str(recipe), "--data", str(tiny), "--out"]
     separate = ["--output", f"file={tmp_path / 'rank'}"]
-    from silofold import launch
+    from silofold.commands.launching import launcher
 
-    if launch.find_mpirun()[1] != "openmpi":
+    if launcher.find_mpirun()[1] != "openmpi":
         pytest.skip("keeps the ranks' errors apart by an option of Open MPI's mpirun")
     command = [
-        *launch.mpirun(),
+        *launcher.mpirun(),
         *separate,
         "-n",
         "4",
@@ -200,7 +200,7 @@ def test_servers_never_import_torch(tiny: Path, recipe: Path, tmp_path: Path) ->
         "--set",
         "rounds.count=1",
     ]
-    ended = mpirun.run(command, 120, launch.environment(1))
+    ended = mpirun.run(command, 120, launcher.environment(1))
     assert ended.code == 0, ended
     imported = {path.name: path.read_text() for path in tmp_path.glob("rank*") if "importtime" not in path.name}
     texts = {name.split(".")[-2]: text for name, text in imported.items() if name.endswith(".err")}
@@ -210,7 +210,7 @@ def test_servers_never_import_torch(tiny: Path, recipe: Path, tmp_path: Path) ->
 
 
 def test_two_jobs_in_one_folder(tiny: Path, recipe: Path, tmp_path: Path) -> None:
-    from silofold import launch
+    from silofold.commands.launching import launcher
 
     out = tmp_path / "run"
     long = [
@@ -225,7 +225,7 @@ def test_two_jobs_in_one_folder(tiny: Path, recipe: Path, tmp_path: Path) -> Non
         "--set",
         "rounds.count=5000",
     ]
-    with mpirun.started(mpirun.command(3, long), launch.environment(1)) as process:
+    with mpirun.started(mpirun.command(3, long), launcher.environment(1)) as process:
         deadline = time.monotonic() + 60
         while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.05)

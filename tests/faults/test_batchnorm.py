@@ -15,8 +15,9 @@ from torch import nn
 
 import mpirun
 from budget import whole_run
-from silofold import config, plugins, seeds, topology
+from silofold import config
 from silofold.aggregation import exact
+from silofold.core import plugins, seeds, topology
 from silofold.roles.server import Server
 from silofold.training import local
 from silofold.training.flat import FlatModel

@@ -16,7 +16,7 @@ import pytest
 import mpirun
 import run_folder
 from budget import whole_run
-from silofold import machine
+from silofold.core import machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

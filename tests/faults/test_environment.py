@@ -16,9 +16,8 @@ import pytest
 import mpirun
 from budget import whole_run
 from run_folder import rounds, until
-from silofold import launch
-from silofold.commands import mpi_session
-from silofold.faults import VARIABLE
+from silofold.commands.launching import launcher, mpi_session
+from silofold.roles.fault_injection import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +70,7 @@ CASES = [
     "case", [pytest.param(case, marks=whole_run) if case.runs else case for case in CASES], ids=lambda case: case.name
 )
 def test_what_is_missing_is_told_in_one_line(case: Case, tiny: Path, recipe: Path, tmp_path: Path) -> None:
-    if case.runs and launch.find_mpirun()[1] != "openmpi":
+    if case.runs and launcher.find_mpirun()[1] != "openmpi":
         pytest.skip("a variable of Open MPI's")
     ended = in_shell(f"cd {tmp_path}; {case.script}", *words(tiny, recipe, tmp_path / "run"))
     assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended
@@ -179,7 +178,7 @@ def test_every_command_finds_a_module_of_the_current_folder(tiny: Path, recipe: 
         ended = in_folder(tmp_path, *command)
         assert ended.code == 0, (command, ended)
     plain = [
-        *launch.mpirun(),
+        *launcher.mpirun(),
         "-n",
         "3",
         sys.executable,
@@ -191,7 +190,7 @@ def test_every_command_finds_a_module_of_the_current_folder(tiny: Path, recipe: 
         str(tiny),
         *model,
     ]
-    ended = in_folder(tmp_path, *plain, "--out", "plain", environment=launch.environment(1))
+    ended = in_folder(tmp_path, *plain, "--out", "plain", environment=launcher.environment(1))
     assert ended.code == 0, ended
 
 
@@ -271,10 +270,10 @@ def test_help_to_a_full_disk_is_told_in_one_line() -> None:
 def test_an_mpirun_that_is_ended_is_no_mistake_of_the_program(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     """Open MPI's ends with 1 when it is asked to end, which is what a rank's internal error would give."""
     out = tmp_path / "run"
-    launcher = tmp_path / "launcher"
-    launcher.write_text(f"#!/bin/sh\necho silofold: rank 0 is up >&2\nmkdir -p {out}\necho {{}} > {out}/run.json\nexit 1\n")
-    launcher.chmod(0o755)
-    ended = mpirun.run(words(tiny, recipe, out), 60, {launch.LAUNCHER: str(launcher)})
+    script = tmp_path / "launcher"
+    script.write_text(f"#!/bin/sh\necho silofold: rank 0 is up >&2\nmkdir -p {out}\necho {{}} > {out}/run.json\nexit 1\n")
+    script.chmod(0o755)
+    ended = mpirun.run(words(tiny, recipe, out), 60, {launcher.LAUNCHER: str(script)})
     assert (ended.code, len(ended.err.splitlines())) == (75, 1), ended
     assert "mpirun was ended" in ended.err
     assert mpirun.silofold("status", out, "--requeue", 75).code == 0

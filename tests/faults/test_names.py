@@ -14,7 +14,7 @@ import pytest
 import made_run
 from records import summary
 from silofold import cli
-from silofold.messages import SiloSummary
+from silofold.core.summary import SiloSummary
 from silofold.record import log
 from silofold.record.sinks.csv import Csv, CsvSettings
 from silofold.view import live, text

@@ -13,7 +13,7 @@ import pytest
 import mpirun
 from budget import whole_run
 from run_folder import rounds, until
-from silofold import launch
+from silofold.commands.launching import launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def test_a_run_folder_that_vanishes_is_noticed_within_a_round(what: str, tiny: Path, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     program = ["-m", "silofold", "train", str(recipe), "--data", str(tiny), "--out", str(out), "--set", "rounds.count=4000"]
-    with mpirun.started(mpirun.command(3, program), launch.environment(1)) as process:
+    with mpirun.started(mpirun.command(3, program), launcher.environment(1)) as process:
         until(lambda: len(rounds(out)) > 2)
         until(lambda: gone(out / what), 10)
         ended = mpirun.wait(process, 60)

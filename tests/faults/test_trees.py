@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 import pictures
+from silofold.core.errors import SilofoldError
 from silofold.data import silo
-from silofold.errors import SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

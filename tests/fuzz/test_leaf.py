@@ -19,7 +19,7 @@ READER = """
 import json, pathlib, re, sys, time
 sys.path.insert(0, sys.argv[2])
 import leaf
-from silofold.errors import SchemaError
+from silofold.core.errors import SchemaError
 
 def most():
     return 1024 * int(re.search("VmHWM:\\\\s*([0-9]+)", pathlib.Path("/proc/self/status").read_text())[1])

@@ -13,9 +13,11 @@ import pytest
 
 import made_run
 from budget import count
-from silofold import cli, config, trained
-from silofold.errors import SilofoldError
-from silofold.messages import sha256
+from silofold import cli
+from silofold.commands.results import trained
+from silofold.core import recipes
+from silofold.core.digest import sha256
+from silofold.core.errors import SilofoldError
 from silofold.record import checkpoint
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def tried(path: Path, capsys: pytest.CaptureFixture[str]) -> bool:
         accepted = True
         assert sha256(found.vector.data) == found.manifest.model_sha256
         checkpoint.check_files(path, found.manifest, found.manifest.files)
-        assert config.resolve(found.manifest.settings, "manifest") == found.settings
+        assert recipes.resolve(found.manifest.settings, "manifest") == found.settings
     for command in (["evaluate", str(path)], ["verify", str(path.parents[1])]):
         code = cli.main(command)
         told = capsys.readouterr()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 READER = """
 import json, pathlib, re, sys, time
 from silofold.data import picture
-from silofold.errors import SchemaError
+from silofold.core.errors import SchemaError
 
 def most():
     return 1024 * int(re.search("VmHWM:\\\\s*([0-9]+)", pathlib.Path("/proc/self/status").read_text())[1])

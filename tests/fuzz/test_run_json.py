@@ -16,8 +16,9 @@ from PIL import Image
 import made_run
 import mpirun
 from budget import count
-from silofold import cli, run
-from silofold.errors import SilofoldError
+from silofold import cli
+from silofold.core.errors import SilofoldError
+from silofold.job import request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,7 @@ def tried(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert code == 0 or told.out + told.err
     for replay, resume in ((path, False), (None, True)):
         try:
-            run.read_settings(run.Request(None, (), None, path, resume=resume, replay=replay))
+            request.read_settings(request.Request(None, (), None, path, resume=resume, replay=replay))
         except SilofoldError as fault:
             assert fault.exit_code == 2  # noqa: PT017  (others can be read)
 

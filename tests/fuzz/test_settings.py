@@ -11,8 +11,9 @@ import pytest
 
 import mpirun
 from budget import count
-from silofold import config, plugins
-from silofold.errors import SilofoldError
+from silofold import config
+from silofold.core import plugins, recipes
+from silofold.core.errors import SilofoldError
 from silofold.training import build
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def test_any_override_gives_settings_or_one_line(part: int) -> None:
     for number in range(part * per_part, (part + 1) * per_part):
         given, began = overrides(number), time.monotonic()
         try:
-            settings = config.parse("seed = 1\n[model]\nname = 'lenet'", "run.toml", given)
+            settings = recipes.parse("seed = 1\n[model]\nname = 'lenet'", "run.toml", given)
             for kind in ("cohort", "strategy", "server_optimizer"):
                 plugins.load(kind, getattr(settings, kind))
             for table in settings.sinks:

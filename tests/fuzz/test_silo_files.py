@@ -25,7 +25,7 @@ import json, resource, sys
 from pathlib import Path
 from silofold.core import console
 from silofold.data import silo
-from silofold.errors import SilofoldError
+from silofold.core.errors import SilofoldError
 folder = Path(sys.argv[1])
 told = {}
 try:

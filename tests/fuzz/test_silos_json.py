@@ -14,8 +14,8 @@ import pytest
 
 import tiny_silos
 from budget import count
+from silofold.core.errors import SchemaError
 from silofold.data import silo
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,10 @@ import numpy as np
 from silofold.comm import waiting, world
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
-from silofold.errors import ConfigError, SilofoldError
-from silofold.messages import Members, Ready, Report, Reports
-from silofold.topology import Layout, shard_slices
+from silofold.core.errors import ConfigError, SilofoldError
+from silofold.core.messages import Members, Ready, Reports
+from silofold.core.reports import Report
+from silofold.core.topology import Layout, shard_slices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

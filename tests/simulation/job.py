@@ -6,7 +6,6 @@ import collections
 import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from silofold import config, topology
 from silofold.coordination import phases, recovery
 from silofold.coordination import window as windows
 from silofold.coordination.coordinator import Coordinator
@@ -24,8 +23,9 @@ from silofold.coordination.events import (
     Tick,
 )  # fmt: skip
 from silofold.coordination.facts import Facts, Saved
-from silofold.messages import Alive, Over, Plan, Tally
-from silofold.messages import Expel as ExpelMessage
+from silofold.core import recipes, topology
+from silofold.core.messages import Alive, Over, Plan, Tally
+from silofold.core.messages import Expel as ExpelMessage
 from simulation import pasted
 from simulation import world as worlds
 from simulation.ranks import ELEMENTS, Rank, Survivor
@@ -33,7 +33,7 @@ from simulation.world import Violation, World
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Action, Event
-    from silofold.messages import Regroup
+    from silofold.core.messages import Regroup
 
 
 STARTS = 5
@@ -86,7 +86,7 @@ def facts(
         Further attributes of `Facts`.
     """
     return Facts(
-        rounds=config.parse("", "simulation", settings).rounds,
+        rounds=recipes.parse("", "simulation", settings).rounds,
         layout=layout,
         elements=ELEMENTS,
         deals=False,
@@ -401,7 +401,7 @@ class Replay(Job):
         calm = plan._replace(faults=(), slow={}, fails={}, wishes=(), aimed=False)
         chosen = ["start_quorum=1.0", "start_window=300.0", "update_window=86400.0", "checkpoint_every=0"]
         chosen += [f"count={plan.settings.rounds.count}", f"max_void={plan.settings.rounds.max_void}"]
-        self._calm = calm._replace(settings=config.parse("", "simulation", [f"rounds.{one}" for one in chosen]))
+        self._calm = calm._replace(settings=recipes.parse("", "simulation", [f"rounds.{one}" for one in chosen]))
         self._recorded = [(one.plan.round, one.verdict.accepted, one.tally.quorum_met) for one in rounds]
         super().__init__(seed)
 

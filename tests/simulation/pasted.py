@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from silofold import messages
 from silofold.config import Rounds
 from silofold.coordination import events
 from silofold.coordination.events import Tick
+from silofold.core import messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from silofold.coordination.member import MemberFacts, Waits
 
 TEST = """\
-from silofold import topology
+from silofold.core import topology
 from silofold.coordination import phases
 from silofold.coordination.coordinator import Coordinator
 {imports}
@@ -47,7 +47,7 @@ def test_seed_{seed}() -> None:
 
 
 TEST_OF_MEMBER = """\
-from silofold import topology
+from silofold.core import topology
 from silofold.coordination.member import Member, MemberFacts, Waits
 {imports}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from silofold.coordination.events import Died, Heard, Tick
 from silofold.coordination.member import Member
-from silofold.messages import Alive
+from silofold.core.messages import Alive
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -11,26 +11,15 @@ from silofold.coordination.events import Dismissed, Expel, GiveUp, Lost, Regroup
 from silofold.coordination.facts import GRACE
 from silofold.coordination.member import Member, MemberFacts, Waits
 from silofold.coordination.recovery import Recovery
-from silofold.messages import (
-    Applied,
-    Evaluation,
-    Moved,
-    Plan,
-    Replan,
-    Report,
-    Reports,
-    Saved,
-    SavedFile,
-    Score,
-    Tally,
-)  # fmt: skip
+from silofold.core.messages import Applied, Evaluation, Moved, Plan, Replan, Reports, Saved, SavedFile, Tally  # fmt: skip
+from silofold.core.reports import Report, Score  # fmt: skip
 from simulation import pasted
 from simulation.process import Process
 from simulation.world import Violation
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Event, MemberAction
-    from silofold.messages import AnyMessage
+    from silofold.core.messages import AnyMessage
     from simulation.process import Steps
     from simulation.world import World
 

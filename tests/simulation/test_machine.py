@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from silofold import topology
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import (
     Asked,
@@ -24,21 +23,21 @@ from silofold.coordination.events import (
     TimeIsShort,
 )  # fmt: skip
 from silofold.coordination.phases import Closed, Gathering, Reducing
-from silofold.messages import (
+from silofold.core import topology
+from silofold.core.messages import (  # fmt: skip
     Applied,
-    Cause,
     Evaluation,
     Moved,
     Plan,
     Ready,
     Replan,
-    Report,
     Reports,
     Saved,
     SavedFile,
     Settled,
     Tally,
-)  # fmt: skip
+)
+from silofold.core.reports import Cause, Report  # fmt: skip
 from simulation import job
 from simulation.ranks import ELEMENTS
 

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from silofold import topology
 from silofold.coordination.events import Died, Dismissed, Expel, GiveUp, Heard, Lost, Regrouped, Send, Take, Tick
 from silofold.coordination.facts import GRACE
 from silofold.coordination.member import AWAITED, Member, MemberFacts, Waits
 from silofold.coordination.recovery import LEAST_RANKS, Recovery, shape
-from silofold.messages import (
+from silofold.core import topology
+from silofold.core.messages import (
     Alive,
     Halt,
     Here,
@@ -29,11 +29,11 @@ from silofold.messages import (
     Settled,
     Tally,
 )  # fmt: skip
-from silofold.messages import Expel as ExpelMessage
+from silofold.core.messages import Expel as ExpelMessage
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Event, MemberAction
-    from silofold.messages import AnyMessage
+    from silofold.core.messages import AnyMessage
 
 LAYOUT = topology.Layout(6, 1, 1)
 SILENCE = 22.0

@@ -15,7 +15,7 @@ from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import EndKind, Send
 from silofold.coordination.hosting import Hosting
 from silofold.coordination.phases import TRANSITIONS, Applying, Gathering, Training
-from silofold.messages import Alive, Applied, Ready
+from silofold.core.messages import Alive, Applied, Ready
 from simulation import __main__ as simulation
 from simulation import job, ranks
 from simulation.world import Violation

@@ -8,20 +8,22 @@ import heapq
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from silofold import config, topology
 from silofold.coordination import window as windows
 from silofold.coordination.events import Asked, Died, Heard, TimeIsShort
 from silofold.coordination.facts import GRACE
+from silofold.core import recipes, topology
 from simulation import aims
 from simulation.process import FOR_EVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from silofold import messages
+    from silofold import config
     from silofold.coordination.events import Event, GiveUp
     from silofold.coordination.phases import Phase
-    from silofold.messages import AnyMessage, Members, Regroup, StateOf, Tally
+    from silofold.core import messages
+    from silofold.core.messages import AnyMessage, Members, Regroup, Tally
+    from silofold.core.reports import StateOf
     from simulation.aims import Aim
     from simulation.process import Process
 
@@ -120,7 +122,7 @@ def draw(seed: int, *, one_dead_worker: bool = False, start: int = 1, shape: Sha
             f'rounds.close="{rng.choice(["all", "all", "quorum"])}"', "rounds.bench_after=3",
             f"rounds.max_void={rng.choice([1, 3])}",
         ]  # fmt: skip
-    settings = config.parse("", "simulation", chosen)
+    settings = recipes.parse("", "simulation", chosen)
     survives = one_dead_worker or rng.random() < 0.8
     silos = rng.randint(workers, 8)
     examples = tuple(rng.randint(5, 50) for _ in range(silos))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from silofold import launch
+from silofold.commands.launching import launcher
 from slurm import emulated
 from slurm.jobs import RESTARTING, Job, digests, submit, without_slurm
 
@@ -101,7 +101,7 @@ def test_survivors_of_a_scheduler_go_on_in_the_same_bits(
     cluster: emulated.Cluster, silos: Path, undisturbed: list[str], tmp_path: Path
 ) -> None:
     """With ULFM: no place in the queue is lost. One worker less hosts the same silos."""
-    if launch.find_mpirun()[1] != "openmpi":
+    if launcher.find_mpirun()[1] != "openmpi":
         pytest.skip("only Open MPI survives the death of a rank")
     job = submit(cluster, silos, tmp_path)
     job.reach(3)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from silofold.messages import Phases, SiloSummary, Summary
+from silofold.core.summary import Phases, SiloSummary, Summary
 
 
 @pytest.fixture

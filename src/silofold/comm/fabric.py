@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from silofold.comm.window import Node
     from silofold.comm.world import World
-    from silofold.messages import Members
-    from silofold.topology import Layout
+    from silofold.core.messages import Members
+    from silofold.core.topology import Layout
 
 CHUNK = 2**18
 """Elements in one collective. Open MPI reduces between two ranks in steps of 8 KiB and takes one with each look, so that

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silofold.comm import waiting
+from silofold.core.memory import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from silofold.comm.world import World
-    from silofold.topology import Layout
+    from silofold.core.topology import Layout
 
-ALIGNMENT = 64
 """Bytes."""
 BLOCK = 2**17
 """Elements that are added at a time: a block stays in the cache while the rooms pass by."""
@@ -220,10 +220,3 @@ def map_memory(comm: MPI.Intracomm, size: int, mine: Sequence[tuple[int, int]]) 
     finally:
         if file >= 0:
             os.close(file)
-
-
-def aligned(size: int, kind: np.dtype[Any]) -> NDArray[Any]:
-    """Make a zeroed (size,) array whose first byte is 64-byte aligned."""
-    raw = np.zeros(size * kind.itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size * kind.itemsize].view(kind)

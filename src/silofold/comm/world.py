@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, NoReturn
 import mpi4py
 import numpy as np
 
-from silofold import machine, messages
 from silofold.comm import bell, failures, waiting
-from silofold.core import trace
+from silofold.core import machine, messages, trace
 from silofold.core.endings import RESUMABLE
-from silofold.errors import RequeueError, SilofoldError, TopologyError
+from silofold.core.errors import RequeueError, SilofoldError, TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -5,15 +5,24 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from silofold.commands import options as shared
 from silofold.core import trace
 from silofold.core.console import shown
 from silofold.core.endings import DONE
-from silofold.errors import ConfigError, RunFolderError
+from silofold.core.errors import ConfigError, RunFolderError
 from silofold.record.rundir import RunFolder
 from silofold.view import waits
 
 if TYPE_CHECKING:
     import argparse
+
+
+def add(subparsers: shared.Subparsers) -> None:
+    """Add the command's options."""
+    parser = subparsers.add_parser("trace")
+    shared.add_folder(parser)
+    parser.add_argument("--round", type=int, metavar="N", help="the round (default: the last one)")
+    parser.set_defaults(main=main)
 
 
 def main(options: argparse.Namespace) -> int:

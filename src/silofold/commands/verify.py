@@ -5,23 +5,30 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from silofold import config
-from silofold.core import endings, guarded
+from silofold.core import endings, guarded, recipes
 from silofold.core.console import shown
+from silofold.core.errors import RunFolderError, SilofoldError
 from silofold.data import silo as silos
-from silofold.errors import RunFolderError, SilofoldError
 from silofold.record import answers, checkpoint, control, history, silo_state, whole
 from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from silofold.messages import Summary
+    from silofold.commands import options as shared
+    from silofold.core.summary import Summary
     from silofold.record.run_record import Record
+
+
+def add(subparsers: shared.Subparsers) -> None:
+    """Add the command's options."""
+    parser = subparsers.add_parser("verify")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder, or a folder of silos")
+    parser.set_defaults(main=main)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -48,7 +55,7 @@ def _run_folder(folder: RunFolder) -> tuple[list[str], list[str]]:
     rounds: list[Summary] = []
     try:
         record = folder.read_record()
-        config.resolve(record.settings, str(folder.record))
+        recipes.resolve(record.settings, str(folder.record))
     except SilofoldError as fault:
         faults.append(str(fault))
     try:
@@ -82,7 +89,7 @@ def _checkpoint_faults(path: Path, rounds: list[Summary], record: Record | None)
     """Tell the faults of one checkpoint, and where it contradicts the rounds."""
     try:
         manifest = checkpoint.read_manifest(path)
-        config.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
+        recipes.resolve(manifest.settings, str(path / checkpoint.MANIFEST))
         checkpoint.check_files(path, manifest, manifest.files)
         checkpoint.check_model(path, manifest)
         silo_state.check(RunFolder(path.parents[1]).states, manifest.states, manifest.states)
@@ -118,7 +125,7 @@ def _finished_faults(folder: RunFolder, rounds: list[Summary], record: Record | 
 
 def _model_faults(folder: RunFolder, record: Record, path: Path) -> tuple[list[str], list[str]]:
     """Build the model, and compare ``model.pt`` and ``predictions.h5`` with the newest checkpoint."""
-    from silofold import trained  # noqa: PLC0415  (torch, which takes its time: what is damaged is told without it)
+    from silofold.commands.results import trained  # noqa: PLC0415  (torch, which takes its time: what is damaged is told without it)
 
     faults: list[str] = []
     notes: list[str] = []

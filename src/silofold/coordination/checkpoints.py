@@ -10,10 +10,11 @@ from silofold.coordination.facts import Saved
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from silofold import messages
     from silofold.coordination.facts import Facts
     from silofold.coordination.states import SiloStates
-    from silofold.messages import Plan, StateOf
+    from silofold.core import messages
+    from silofold.core.messages import Plan
+    from silofold.core.reports import StateOf
 
 
 class Checkpointing:

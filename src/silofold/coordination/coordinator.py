@@ -29,7 +29,7 @@ from silofold.coordination.phases import WITH_ROUND, Applying, Closed, Evaluatin
 from silofold.coordination.states import SiloStates
 from silofold.coordination.window import Lap
 from silofold.core.endings import RESUMABLE, STOPPED
-from silofold.messages import (
+from silofold.core.messages import (
     Alive,
     Applied,
     Evaluation,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from silofold.coordination.phases import Phase
     from silofold.coordination.quorum import Verdict
     from silofold.core.endings import Ending
-    from silofold.messages import AnyMessage
+    from silofold.core.messages import AnyMessage
 
 
 class Coordinator:

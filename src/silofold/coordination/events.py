@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from silofold.coordination.quorum import Verdict
-    from silofold.messages import AnyMessage, Applied, Evaluation, Plan, Regroup, Reports, StateOf, Tally
+    from silofold.core.messages import AnyMessage, Applied, Evaluation, Plan, Regroup, Reports, Tally
+    from silofold.core.reports import StateOf
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
     from silofold.config import Rounds
     from silofold.coordination.window import Lap
-    from silofold.messages import Members, StateOf
-    from silofold.topology import Layout
+    from silofold.core.messages import Members
+    from silofold.core.reports import StateOf
+    from silofold.core.topology import Layout
 
 GRACE = 2.0
 """Seconds beyond a window for messages that were sent within it."""

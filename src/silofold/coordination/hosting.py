@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from silofold import topology
+from silofold.core import topology
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -95,7 +95,7 @@ class Hosting:
             return [f"standby rank {free[0]} takes over silos {list(silos)}"]
         loads = {rank: sum(self._examples[silo] for silo in held) for rank, held in self._hosted.items() if rank in ready}
         told = []
-        for silo in sorted(self._orphans, key=lambda silo: (-self._examples[silo], silo)) if loads else ():
+        for silo in topology.longest_first(self._orphans, self._examples) if loads else ():
             rank = min(loads, key=lambda rank: (loads[rank], rank))
             self._hosted[rank] = tuple(sorted((*self._hosted[rank], silo)))
             loads[rank] += self._examples[silo]

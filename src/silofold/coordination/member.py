@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from silofold.coordination.events import Died, Dismissed, Expel, GiveUp, Heard, Lost, Send, Take, Tick
 from silofold.coordination.facts import GRACE, OVERSLEPT
-from silofold.messages import Alive, Gone, Halt, Here, Over, Plan, Ready, Replan, Settled, Tally
-from silofold.messages import Expel as Expelled
-from silofold.topology import SCHEDULER
+from silofold.core.messages import Alive, Gone, Halt, Here, Over, Plan, Ready, Replan, Settled, Tally
+from silofold.core.messages import Expel as Expelled
+from silofold.core.topology import SCHEDULER
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Event, MemberAction
-    from silofold.messages import AnyMessage
-    from silofold.topology import Layout
+    from silofold.core.messages import AnyMessage
+    from silofold.core.topology import Layout
 
 
 class Waits(enum.Enum):

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from silofold.coordination.events import Asked, Died, Heard, Tick
-from silofold.messages import Applied, Evaluation, Moved, Ready, Reports, Saved
+from silofold.core.messages import Applied, Evaluation, Moved, Ready, Reports, Saved
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Event
     from silofold.coordination.quorum import Verdict
-    from silofold.messages import Plan, Tally
+    from silofold.core.messages import Plan, Tally
 
 
 @dataclass

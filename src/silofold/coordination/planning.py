@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from silofold import topology
 from silofold.coordination import window
-from silofold.messages import Members, Plan
+from silofold.core import topology
+from silofold.core.messages import Members, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

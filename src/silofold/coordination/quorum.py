@@ -6,12 +6,14 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from silofold.messages import Cause
+from silofold.core.reports import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from silofold.messages import Report, Reports, Summary
+    from silofold.core.messages import Reports
+    from silofold.core.reports import Report
+    from silofold.core.summary import Summary
 
 
 MISSING = "no report within the update window"

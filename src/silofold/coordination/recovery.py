@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from silofold.coordination.events import Died, Expel, GiveUp, Heard, Regrouped, Send, Tick
 from silofold.coordination.facts import GRACE, OVERSLEPT
 from silofold.coordination.member import Way
-from silofold.messages import Halt, Here, Regroup
+from silofold.core.messages import Halt, Here, Regroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from silofold.messages import StateOf
+from silofold.core.reports import StateOf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from silofold.coordination.facts import Facts
-    from silofold.messages import Reports
+    from silofold.core.messages import Reports
 
 
 class SiloStates:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from silofold.messages import Members, Tally
+from silofold.core.messages import Members, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from silofold.coordination.facts import Facts
     from silofold.coordination.membership import Membership
     from silofold.coordination.quorum import Verdict
-    from silofold.messages import Reports
+    from silofold.core.messages import Reports
 
 
 def shares(verdict: Verdict, reports: Mapping[int, Reports]) -> dict[int, tuple[int, ...]]:

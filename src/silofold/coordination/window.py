@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 Setting: TypeAlias = float | Literal["auto"]
 FIRST = 3600.0

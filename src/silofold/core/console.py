@@ -10,7 +10,7 @@ import sys
 from typing import IO, TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from silofold.errors import SilofoldError
+    from silofold.core.errors import SilofoldError
 
 NOBODY = {errno.EPIPE, errno.EIO, errno.EBADF}
 """Errors of writing that mean that nobody reads any more: the pipe is closed, the terminal is gone."""
@@ -76,7 +76,7 @@ class _Unheard(io.FileIO):
             return memoryview(data).nbytes if self._full else super().write(data)
         except OSError as fault:
             if fault.errno not in NOBODY and self.fileno() == 1:
-                from silofold.errors import ConfigError  # noqa: PLC0415  (the errors know this module's neighbours)
+                from silofold.core.errors import ConfigError  # noqa: PLC0415  (the errors know this module's neighbours)
 
                 self._full = True  # what is still to be flushed would be told once more
                 raise ConfigError("out-write", f"standard output: {fault.strerror}") from None

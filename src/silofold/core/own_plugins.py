@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from silofold.core.errors import UserCodeError
 from silofold.core.user_code import calling, is_full, told
-from silofold.errors import UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 NEEDS = ("sum", "each")
 LARGEST_WEIGHT = 2**53

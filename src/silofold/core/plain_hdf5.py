@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import os
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from silofold.core import guarded
+from silofold.core.hdf5_codes import FIXED, SPACES, TEXT, TYPES, Array, decoded, refuse, shape_of, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,42 +35,6 @@ _DATASPACE, _DATATYPE, _LAYOUT, _ATTRIBUTE, _CONTINUATION, _GROUP = 0x01, 0x03, 
 _SHARED: Final = 2
 _HARMLESS: Final = {0x00, 0x04, 0x05, 0x12, _ATTRIBUTE}
 """Nil, fill values, time of change; attributes of a dataset, which nobody reads."""
-
-
-def _types() -> dict[bytes, np.dtype[Any]]:
-    """Write down, as HDF5 does, the types of numbers that our files hold."""
-    found: dict[bytes, np.dtype[Any]] = {
-        bytes.fromhex("11201f00 04000000 0000 2000 17 08 00 17 7f000000"): np.dtype("<f4"),
-        bytes.fromhex("11203f00 08000000 0000 4000 34 0b 00 34 ff030000"): np.dtype("<f8"),
-    }
-    for size in (1, 2, 4, 8):
-        for signed, kind in ((0, "u"), (8, "i")):
-            found[struct.pack("<BBHIHH", 0x10, signed, 0, size, 0, 8 * size)] = np.dtype(f"<{kind}{size}")
-    return found
-
-
-_TYPES: Final = _types()
-_TEXT: Final = 0x19
-"""First byte of the type of a text of any length."""
-_FIXED: Final = 0x13
-"""First byte of the type of a text of a fixed length, whose second one tells how it is filled up."""
-_SPACES: Final = 2
-
-
-class Array(NamedTuple):
-    """Where an array lies in its file.
-
-    Attributes
-    ----------
-    dtype, shape
-        Of the array.
-    offset
-        Of its first byte, which is followed by all others.
-    """
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    offset: int
 
 
 class File:
@@ -131,7 +96,7 @@ class File:
         raw = np.empty(max(0, stop - start) * row, np.uint8)
         self._file.seek(offset + start * row)
         if self._file.readinto(raw.data) != len(raw):
-            _refuse("found fewer bytes than before")
+            refuse("found fewer bytes than before")
         return raw.view(dtype).reshape((max(0, stop - start), *shape[1:]) if shape else ())
 
     # --- structure -------------------------------------------------------------------------------------------------------
@@ -139,37 +104,37 @@ class File:
     def _at(self, offset: int, size: int) -> bytes:
         """Read a piece of structure."""
         if offset > self._size or size > self._size - offset:
-            _refuse(f"found an offset of {offset} beyond the end, {self._size}")
+            refuse(f"found an offset of {offset} beyond the end, {self._size}")
         self._left -= size
         if self._left < 0:
-            _refuse("found too much structure for its arrays")
+            refuse("found too much structure for its arrays")
         self._file.seek(offset)
         data = self._file.read(size)
         if len(data) != size:
-            _refuse("found fewer bytes than its size")
+            refuse("found fewer bytes than its size")
         return data
 
     def _once(self, offset: int) -> int:
         """Take note of an object: two names of one, or a circle, our writers do not make."""
         if offset in self._seen or len(self._seen) >= MOST_OBJECTS:
-            _refuse("found an object twice, or too many")
+            refuse("found an object twice, or too many")
         self._seen.add(offset)
         return offset
 
     def _read_root(self) -> None:
         head = self._at(0, min(96, self._size))
         if len(head) < 96 or head[:8] != SIGNATURE:
-            _refuse("found no HDF5 file that silofold writes")
+            refuse("found no HDF5 file that silofold writes")
         if head[8:16] != bytes([0, 0, 0, 0, 0, 8, 8, 0]):
-            _refuse("found another version of HDF5's format than silofold writes")
+            refuse("found another version of HDF5's format than silofold writes")
         base, _, end, _ = struct.unpack_from("<4Q", head, 24)
         if base or end != self._size:
-            _refuse(f"found {self._size} bytes, expected {end}: cut short or padded")
+            refuse(f"found {self._size} bytes, expected {end}: cut short or padded")
         self._group("", dict(self._messages(struct.unpack_from("<Q", head, 64)[0], root=True)), 0)
 
     def _group(self, path: str, group: dict[int, bytes], depth: int) -> None:
         if depth > DEEPEST:
-            _refuse("found groups nested too deeply")
+            refuse("found groups nested too deeply")
         for name, header in self._links(group):
             messages = dict(self._messages(header))
             if _GROUP in messages:
@@ -181,7 +146,7 @@ class File:
         """Read the messages of an object; the root's attributes are kept on the way."""
         version, _, _, _, size = struct.unpack("<BBHII", self._at(self._once(header), 12))
         if version != 1:
-            _refuse(f"found an object header of version {version}")
+            refuse(f"found an object header of version {version}")
         blocks = [(header + 16, size)]
         while blocks:
             block = self._at(*blocks.pop(0))
@@ -191,38 +156,38 @@ class File:
                 body = block[at + 8 : at + 8 + length]
                 at += 8 + length
                 if len(body) != length or flags & _SHARED:
-                    _refuse("found a message that is cut short or lies elsewhere")
+                    refuse("found a message that is cut short or lies elsewhere")
                 if kind == _CONTINUATION:
-                    offset, more = _unpack("<QQ", body)
+                    offset, more = unpack("<QQ", body)
                     blocks.append((self._once(offset), more))
                 elif kind in {_DATASPACE, _DATATYPE, _LAYOUT, _GROUP}:
                     yield kind, body
                 elif kind not in _HARMLESS:
-                    _refuse(f"found a message of kind {kind}, which silofold does not write")
+                    refuse(f"found a message of kind {kind}, which silofold does not write")
                 if kind == _ATTRIBUTE and root:
                     self._attribute(body)
 
     def _links(self, group: dict[int, bytes]) -> Iterator[tuple[str, int]]:
         if set(group) != {_GROUP}:
-            _refuse("found no group where one is expected")
-        tree, heap = _unpack("<QQ", group[_GROUP])
+            refuse("found no group where one is expected")
+        tree, heap = unpack("<QQ", group[_GROUP])
         names = self._heap(self._once(heap))
         for node in self._nodes(tree, 0):
             head = self._at(self._once(node), 8)
             if head[:6] != b"SNOD\x01\x00":
-                _refuse("found no symbol table where one is expected")
+                refuse("found no symbol table where one is expected")
             count = struct.unpack_from("<H", head, 6)[0]
             for offset, header, cache in struct.iter_unpack("<QQI20x", self._at(node + 8, 40 * count)):
                 name = names[offset:].partition(b"\0")[0]
                 if cache not in {0, 1} or not name or b"/" in name or not name.isascii():
-                    _refuse("found a link that silofold does not write")
+                    refuse("found a link that silofold does not write")
                 yield name.decode(), header
 
     def _nodes(self, tree: int, depth: int) -> Iterator[int]:
         """Walk a tree down to its symbol tables."""
         head = self._at(self._once(tree), 24)
         if head[:5] != b"TREE\x00" or depth > DEEPEST:
-            _refuse("found no tree where one is expected")
+            refuse("found no tree where one is expected")
         level, used = head[5], struct.unpack_from("<H", head, 6)[0]
         for _, child in struct.iter_unpack("<QQ", self._at(tree + 24, 16 * used)):
             if level:
@@ -233,93 +198,69 @@ class File:
     def _heap(self, heap: int) -> bytes:
         head = self._at(heap, 32)
         if head[:5] != b"HEAP\x00":
-            _refuse("found no heap where one is expected")
+            refuse("found no heap where one is expected")
         size, _, data = struct.unpack_from("<3Q", head, 8)
         return self._at(data, size)
 
     def _array(self, messages: dict[int, bytes]) -> Array:
         if set(messages) != {_DATASPACE, _DATATYPE, _LAYOUT}:
-            _refuse("found an object that is neither group nor array")
-        shape = _shape(messages[_DATASPACE])
-        dtype = next((found for form, found in _TYPES.items() if messages[_DATATYPE].startswith(form)), None)
+            refuse("found an object that is neither group nor array")
+        shape = shape_of(messages[_DATASPACE])
+        dtype = next((found for form, found in TYPES.items() if messages[_DATATYPE].startswith(form)), None)
         if dtype is None:
-            _refuse("found an array of another type than numbers")
+            refuse("found an array of another type than numbers")
         layout = messages[_LAYOUT]
         if layout[:2] != b"\x03\x01":
-            _refuse("found an array that is not one contiguous block")
-        offset, size = _unpack("<QQ", layout[2:])
+            refuse("found an array that is not one contiguous block")
+        offset, size = unpack("<QQ", layout[2:])
         count = math.prod(shape)
         if not count and math.prod(filter(None, shape)) < 2**40:
             return Array(dtype, shape, 0)
         self._arrays += size
         if size != count * dtype.itemsize or offset > self._size - size or self._arrays > self._size:
-            _refuse(f"found an array of {size} bytes at {offset}, expected {count * dtype.itemsize} within {self._size}")
+            refuse(f"found an array of {size} bytes at {offset}, expected {count * dtype.itemsize} within {self._size}")
         return Array(dtype, shape, offset)
 
     def _attribute(self, body: bytes) -> None:
-        version, name_size, type_size, space_size = _unpack("<BxHHH", body)
+        version, name_size, type_size, space_size = unpack("<BxHHH", body)
         if version != 1:
-            _refuse(f"found an attribute of version {version}")
+            refuse(f"found an attribute of version {version}")
         at, parts = 8, []
         for size in (name_size, type_size, space_size):
             parts.append(body[at : at + size])
             at += (size + 7) // 8 * 8
         name, kind, space = parts
-        self.attributes[_decoded(name.rstrip(b"\0"))] = self._value(kind, _shape(space), body[at:])
+        self.attributes[decoded(name.rstrip(b"\0"))] = self._value(kind, shape_of(space), body[at:])
 
     def _value(self, kind: bytes, shape: tuple[int, ...], data: bytes) -> int | str | list[int]:
         """Read the value of an attribute, or the values of a list."""
-        dtype = next((found for form, found in _TYPES.items() if kind.startswith(form) and found.kind in "iu"), None)
+        dtype = next((found for form, found in TYPES.items() if kind.startswith(form) and found.kind in "iu"), None)
         if dtype is not None and len(shape) <= 1:
             size = math.prod(shape) * dtype.itemsize
             if len(data) < size:
-                _refuse("found an attribute that is cut short")
+                refuse("found an attribute that is cut short")
             found: int | list[int] = np.frombuffer(data[:size], dtype).reshape(shape).tolist()
             return found
-        if shape or kind[:1] not in {bytes([_TEXT]), bytes([_FIXED])} or len(kind) < 8:
-            _refuse("found an attribute that is neither an integer, nor a list of some, nor a text")
-        if kind[0] == _TEXT:
+        if shape or kind[:1] not in {bytes([TEXT]), bytes([FIXED])} or len(kind) < 8:
+            refuse("found an attribute that is neither an integer, nor a list of some, nor a text")
+        if kind[0] == TEXT:
             return self._text(data[:16])
         text = data[: struct.unpack_from("<I", kind, 4)[0]].split(b"\0")[0]
-        return _decoded(text.rstrip(b" ") if kind[1] & 15 == _SPACES else text)
+        return decoded(text.rstrip(b" ") if kind[1] & 15 == SPACES else text)
 
     def _text(self, reference: bytes) -> str:
         """Read a text out of a global heap."""
-        length, heap, index = _unpack("<IQI", reference)
+        length, heap, index = unpack("<IQI", reference)
         head = self._at(heap, 16)
         if head[:5] != b"GCOL\x01":
-            _refuse("found no heap where one is expected")
+            refuse("found no heap where one is expected")
         block = self._at(heap, struct.unpack_from("<Q", head, 8)[0])
         at = 16
         while at + 16 <= len(block):
             number, size = struct.unpack_from("<H6xQ", block, at)
             if number == index and length <= size:
-                return _decoded(block[at + 16 : at + 16 + length])
+                return decoded(block[at + 16 : at + 16 + length])
             if not number:
                 break
             at += 16 + (size + 7) // 8 * 8
         raise guarded.UnfitError("found a text that lies nowhere")
-
-
-def _shape(dataspace: bytes) -> tuple[int, ...]:
-    version, rank, flags = _unpack("<BBB", dataspace)
-    if version != 1 or rank > 8 or flags & ~1:
-        _refuse("found a shape that silofold does not write")
-    return tuple(_unpack(f"<{rank}Q", dataspace[8:]))
-
-
-def _unpack(form: str, data: bytes) -> tuple[Any, ...]:
-    if len(data) < struct.calcsize(form):
-        _refuse("found a message that is cut short")
-    return struct.unpack_from(form, data)
-
-
-def _decoded(text: bytes) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        _refuse("found a text that is not UTF-8")
-
-
-def _refuse(why: str) -> NoReturn:
-    raise guarded.UnfitError(why)

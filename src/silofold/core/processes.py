@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 from typing import TYPE_CHECKING, Any, Self
 
-from silofold.errors import RequeueError, SilofoldError
+from silofold.core.errors import RequeueError, SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from silofold.core import guarded
-from silofold.errors import RunFolderError
+from silofold.core.errors import RunFolderError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ class Event(NamedTuple):
     what
         `SAYS` … `BROKE`.
     kind
-        Place of the message's kind in `silofold.messages.KINDS`; of a collective `MODEL` or `UPDATES`.
+        Place of the message's kind in `silofold.core.messages.KINDS`; of a collective `MODEL` or `UPDATES`.
     """
 
     at: float

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from silofold.errors import SilofoldError
+from silofold.core.errors import SilofoldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,8 +20,8 @@ from typing import IO, TYPE_CHECKING, Final, Self
 import msgspec
 
 from silofold.core import guarded, plain_hdf5
+from silofold.core.errors import SchemaError
 from silofold.data import look
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from silofold.core import guarded
+from silofold.core.errors import SchemaError
 from silofold.data.reader import check_size
 from silofold.data.schema import MANIFEST, SCHEMA, Layout, Manifest, SiloInfo, SplitInfo, shortened
 from silofold.data.writer import replacing
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -24,8 +24,8 @@ from PIL import (
 )
 
 from silofold.core import console, guarded
+from silofold.core.errors import SchemaError
 from silofold.data import picture_file, picture_jpeg, picture_refusals
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

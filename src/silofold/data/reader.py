@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 
 from silofold.core import guarded
+from silofold.core.errors import SchemaError
 from silofold.data.cache import Cache, Stamp, Verdict, one_a_node, stamp_of
 from silofold.data.inspection import Inspector
 from silofold.data.layout import file_faults
 from silofold.data.schema import DTYPES, MANIFEST, Manifest, SiloInfo, Split, SplitInfo, SplitName, size_of
 from silofold.data.tally import Tally
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

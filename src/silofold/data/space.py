@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from silofold.errors import SchemaError
+from silofold.core.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

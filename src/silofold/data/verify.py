@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from silofold.core.errors import SchemaError
 from silofold.data.inspection import Inspector
 from silofold.data.layout import file_faults
 from silofold.data.manifest import decoded, manifest_bytes, manifest_faults, read_manifest
 from silofold.data.reader import opened, read_into, read_pieces, reader_of
 from silofold.data.schema import DTYPES, MANIFEST, SPLITS, Manifest, SiloInfo, SplitInfo, SplitName
 from silofold.data.tally import Tally
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from pathlib import Path

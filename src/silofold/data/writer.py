@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from silofold.core import hdf5
+from silofold.core import files, hdf5
+from silofold.core.errors import SchemaError
 from silofold.data import space
 from silofold.data.schema import (
     DTYPES,
@@ -25,7 +26,6 @@ from silofold.data.schema import (
     size_of,
 )
 from silofold.data.tally import Tally
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -130,19 +130,9 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
+        files.sync(partial)
+        files.rename(partial, path)
     except OSError as error:
         raise SchemaError("data-write", f"{path}: cannot be written: {error.strerror or one_line(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

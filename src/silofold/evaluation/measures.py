@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from silofold.core.predictions import TOP
 from silofold.evaluation.accuracy import wilson
-from silofold.predictions import TOP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from silofold.predictions import Predictions
+    from silofold.core.predictions import Predictions
 
 BINS = 10
 """Bins of confidence in the calibration."""

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import numpy as np
 
-from silofold.core import guarded, hdf5, plain_hdf5
-from silofold.errors import RunFolderError
-from silofold.predictions import TOP, Predictions
-from silofold.record import rundir
+from silofold.core import files, guarded, hdf5, plain_hdf5
+from silofold.core.errors import RunFolderError
+from silofold.core.predictions import TOP, Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +90,7 @@ def write(path: Path, answers: Answers) -> None:
         if answers.matrix is not None:
             file.create_dataset("matrix", data=answers.matrix, track_times=False)
     try:
-        rundir.write_atomically(path, image.getvalue())
+        files.write_atomically(path, image.getvalue())
     except OSError as fault:
         raise RunFolderError("out-write", f"{path}: cannot be written: {fault.strerror}") from None
 

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from silofold import machine
-from silofold.core import guarded
-from silofold.errors import RunFolderError
-from silofold.record import rundir
+from silofold.core import files, guarded, machine
+from silofold.core.errors import RunFolderError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +144,7 @@ def keep_end(folder: RunFolder, end: End) -> bool:
     """Write how the last starts ended, and tell whether that could be: on a full disk starts cannot be counted."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        rundir.write_atomically(folder.last_end, msgspec.json.encode(end))
+        files.write_atomically(folder.last_end, msgspec.json.encode(end))
     except OSError:
         return False
     return True
@@ -189,7 +187,7 @@ def ask_scale(folder: RunFolder, change: int, to: float = 0.0) -> None:
 def _ask(path: Path, text: str, to: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        rundir.write_atomically(path, f"{text} {to!r}".encode() if to else text.encode())
+        files.write_atomically(path, f"{text} {to!r}".encode() if to else text.encode())
     except OSError as fault:
         raise RunFolderError("run-write", f"{path}: cannot be written: {fault.strerror}") from None
 

@@ -9,10 +9,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
-from silofold import machine
-from silofold.core import console
+from silofold.core import console, machine
 from silofold.core.endings import RESUMABLE, STOPPED
-from silofold.errors import SilofoldError
+from silofold.core.errors import SilofoldError
 from silofold.record import control
 
 if TYPE_CHECKING:

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from silofold.core import guarded
-from silofold.errors import RunFolderError
-from silofold.messages import Summary
-from silofold.record import rundir
+from silofold.core import files, guarded
+from silofold.core.errors import RunFolderError
+from silofold.core.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from silofold.messages import SiloSummary
+    from silofold.core.summary import SiloSummary
 
 
 MOST = 1024 * guarded.MIB
@@ -40,7 +39,7 @@ class History:
 
     def __init__(self, path: Path, earlier: Sequence[Summary]) -> None:
         self.earlier = tuple(earlier)
-        rundir.write_atomically(path, b"".join(map(_line, earlier)))
+        files.write_atomically(path, b"".join(map(_line, earlier)))
         self._path = path
         self._file = path.open("ab", buffering=0)
 

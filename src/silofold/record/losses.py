@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from silofold.messages import Cause
+from silofold.core.reports import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from silofold.messages import SiloSummary, Summary
+    from silofold.core.summary import SiloSummary, Summary
 
 KINDS, NAMES = 3, 3
 """Causes, and names beside each of them, that are told at most."""

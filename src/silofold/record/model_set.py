@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from silofold.errors import CheckpointError
-from silofold.messages import sha256
-from silofold.record import checkpoint
+from silofold.core.digest import sha256
+from silofold.core.errors import CheckpointError
+from silofold.record import array_files, checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ def _state(path: Path, manifest: checkpoint.Manifest, model: int) -> State:
     name = checkpoint.silo_name(model)
     if name not in manifest.files:
         return State(vector, None)
-    found = checkpoint.read_arrays(path / name)
+    found = array_files.read_arrays(path / name)
     if set(found) != {"momentum"}:
         raise CheckpointError("checkpoint-read", f"{path / name}: found no momentum in it")
     return State(vector, found["momentum"])
@@ -76,9 +76,9 @@ def write(checkpoints: Path, number: int, states: Sequence[State], settings: dic
         How many checkpoints stay.
     """
     draft = checkpoint.draft_of(checkpoints, number)
-    files = [checkpoint.write_arrays(draft, f"shard_{i}.h5", {"model": state.vector}) for i, state in enumerate(states)]
+    files = [array_files.write_arrays(draft, f"shard_{i}.h5", {"model": state.vector}) for i, state in enumerate(states)]
     files += [
-        checkpoint.write_arrays(draft, checkpoint.silo_name(i), {"momentum": state.momentum})
+        array_files.write_arrays(draft, checkpoint.silo_name(i), {"momentum": state.momentum})
         for i, state in enumerate(states) if state.momentum is not None
     ]  # fmt: skip
     size = len(states[0].vector)

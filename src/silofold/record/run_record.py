@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from silofold.core import guarded
-from silofold.errors import RunFolderError
+from silofold.core.errors import RunFolderError
 
 if TYPE_CHECKING:
     from pathlib import Path

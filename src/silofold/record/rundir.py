@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import os
 import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from silofold.errors import RunFolderError
+from silofold.core import files
+from silofold.core.errors import RunFolderError
 from silofold.record import run_record
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ STATUS = "status.json"
 _RANK = re.compile(r"scheduler|(?:server|standby|worker)_\d{1,9}")
 _NO_RUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(LAST_END)}|status\.(json|tmp)|\.idle_starts|control|{_RANK.pattern}")
 """What a start leaves that came to no round; ``.idle_starts`` is of version 0.1."""
-
-_drafts = itertools.count()
 
 
 class RunFolder:
@@ -155,36 +153,9 @@ class RunFolder:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
-        write_atomically(self.record, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        files.write_atomically(self.record, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
 
 def _no_wait(path: str, flags: int) -> int:
     """Open a file for writing, but no FIFO, which would wait for a reader."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a crash of the machine."""
-    # a signal's handler may write the file while its own process is writing it
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_drafts)}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as fault:
-        fault.filename = str(path)  # a write that finds the disk full does not know whose it is
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from silofold.errors import CheckpointError
-from silofold.messages import StateOf, sha256
-from silofold.record import checkpoint, rundir
+from silofold.core import files
+from silofold.core.digest import sha256
+from silofold.core.errors import CheckpointError
+from silofold.core.reports import StateOf
+from silofold.record import array_files, checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -61,10 +63,9 @@ def write(folder: Path, silo: int, number: int, arrays: Mapping[str, NDArray[np.
     """
     path = path_of(folder, silo, number)
     draft = folder / f".{path.name}.tmp"  # one writer: the silo was trained by one worker
-    checkpoint.write_arrays(folder, draft.name, arrays)
+    array_files.write_arrays(folder, draft.name, arrays)
     try:
-        draft.replace(path)
-        rundir.sync_folder(folder)
+        files.rename(draft, path)
     except OSError as fault:
         raise CheckpointError("checkpoint-write", f"{path}: cannot be written: {fault.strerror}") from None
 
@@ -89,7 +90,7 @@ def read(folder: Path, silo: int, number: int, length: int | None = None, expect
         It is missing or damaged.
     """
     path = path_of(folder, silo, number)
-    found = checkpoint.read_arrays(path, rows=length)
+    found = array_files.read_arrays(path, rows=length)
     if odd := next((name for name, array in found.items() if array.dtype != np.float32), None):
         raise CheckpointError("checkpoint-read", f"{path}: {odd}: found {found[odd].dtype}, expected float32")
     if expected and digest(found) != expected:
@@ -129,7 +130,7 @@ def adopt(folder: Path, saved: Path, manifest: Manifest) -> dict[int, StateOf]:
     states = dict(manifest.states)
     for name in manifest.files:
         if silo := re.fullmatch(r"silo_(\d+)\.h5", name):
-            arrays = checkpoint.read_arrays(saved / name)
+            arrays = array_files.read_arrays(saved / name)
             write(folder, int(silo[1]), manifest.round, arrays)
             states[int(silo[1])] = StateOf(manifest.round, digest(arrays))
     return states

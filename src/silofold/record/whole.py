@@ -6,13 +6,13 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from silofold.core import guarded
-from silofold.errors import CheckpointError, RunFolderError
+from silofold.core.errors import CheckpointError, RunFolderError
 from silofold.record import checkpoint, history
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
     from silofold.record.rundir import RunFolder
 
 

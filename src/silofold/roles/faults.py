@@ -6,13 +6,15 @@ import logging
 from typing import TYPE_CHECKING, NoReturn
 
 from silofold.coordination import quorum
-from silofold.errors import DivergedError, RequeueError, UserCodeError
-from silofold.messages import Cause
+from silofold.core.errors import DivergedError, RequeueError, UserCodeError
+from silofold.core.reports import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from silofold.messages import Evaluation, Score, Summary
+    from silofold.core.messages import Evaluation
+    from silofold.core.reports import Score
+    from silofold.core.summary import Summary
     from silofold.roles.job import Job
 
 logger = logging.getLogger(__name__)

@@ -6,19 +6,17 @@ import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from silofold import topology
 from silofold.aggregation import uplink
+from silofold.core import topology
 from silofold.core.elements import Elements
-from silofold.messages import (
-    SiloSummary,
-    Tally,
-)  # fmt: skip
+from silofold.core.summary import SiloSummary  # fmt: skip
 
 if TYPE_CHECKING:
     from silofold.aggregation.uplink import Uplink
     from silofold.config import Settings
+    from silofold.core.messages import Tally
+    from silofold.core.summary import Summary
     from silofold.data.silo import Manifest
-    from silofold.messages import Summary
     from silofold.protocols import Strategy
     from silofold.record.rundir import RunFolder
 

@@ -11,13 +11,13 @@ from silofold.coordination.events import Dismissed, Expel, GiveUp, Lost, Regroup
 from silofold.coordination.facts import GRACE
 from silofold.coordination.member import Member, MemberFacts, Waits
 from silofold.coordination.recovery import Recovery
-from silofold.errors import RequeueError
-from silofold.messages import AnyMessage, Gone, Over, Plan, Replan, Settled, Tally
+from silofold.core.errors import RequeueError
+from silofold.core.messages import AnyMessage, Gone, Over, Plan, Replan, Settled, Tally
 
 if TYPE_CHECKING:
     from silofold.comm.world import World
     from silofold.coordination.events import Event, MemberAction
-    from silofold.messages import Regroup
+    from silofold.core.messages import Regroup
     from silofold.roles.job import Job
 
 M = TypeVar("M", bound=AnyMessage)
@@ -130,8 +130,8 @@ def perform(world: World, actions: list[MemberAction]) -> Take | Lost | Dismisse
                 world.say(message, to)
             case Expel(rank):
                 world.end_rank(rank)
-            case GiveUp(error, story):
-                raise RequeueError(error, story)
+            case GiveUp():
+                raise RequeueError(action.error, action.story)
             case _:
                 return action
     return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from silofold.errors import CheckpointError
+from silofold.core.errors import CheckpointError
 from silofold.record import silo_state
 
 if TYPE_CHECKING:

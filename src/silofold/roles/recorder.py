@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from silofold.coordination import quorum
-from silofold.errors import ReplayError
-from silofold.messages import Cause, Phases, RankPhases, Score, SiloSummary, Summary
+from silofold.core.errors import ReplayError
+from silofold.core.reports import Cause, Score
+from silofold.core.summary import Phases, RankPhases, SiloSummary, Summary
 from silofold.record import checkpoint
 from silofold.roles import faults, round_summary
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from silofold.coordination.events import CommitCheckpoint, RoundClosed
-    from silofold.messages import Evaluation, Report
+    from silofold.core.messages import Evaluation
+    from silofold.core.reports import Report
     from silofold.protocols import Sink
     from silofold.record.history import History
     from silofold.record.silo_state import Files

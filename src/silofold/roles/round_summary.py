@@ -12,7 +12,8 @@ from silofold.evaluation.accuracy import wilson
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from silofold.messages import Score, SiloSummary, Summary, Unscored
+    from silofold.core.reports import Score, Unscored
+    from silofold.core.summary import SiloSummary, Summary
 
 
 def evaluated(summary: Summary, scores: Iterable[Score], unscored: Iterable[Unscored], digest: str) -> Summary:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from silofold import machine, plugins, seeds
 from silofold.comm.world import AgreedFault
 from silofold.coordination import events
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import EndKind, Finished, Lost, Opened, RoundClosed, Send, Tallied
 from silofold.coordination.facts import Facts, Saved
-from silofold.errors import DivergedError
-from silofold.messages import Broken, Expel, Over
+from silofold.core import machine, plugins, seeds
+from silofold.core.errors import DivergedError
+from silofold.core.messages import Broken, Expel, Over
 from silofold.record import checkpoint, control, deaths
 from silofold.roles import faults
 from silofold.roles.job import StopNow
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from silofold.coordination.events import Action, Event
     from silofold.coordination.window import Lap
     from silofold.core.endings import Ending
-    from silofold.messages import Members, Plan, Tally
+    from silofold.core.messages import Members, Plan, Tally
     from silofold.protocols import Cohort
     from silofold.roles.job import Job
     from silofold.roles.recorder import Recorder

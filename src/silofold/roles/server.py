@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from silofold import plugins, topology
 from silofold.aggregation import buffers, exact
-from silofold.core import hdf5
-from silofold.errors import CheckpointError
-from silofold.messages import Applied, Moved, Saved, Tally, sha256
-from silofold.record import checkpoint
+from silofold.core import hdf5, plugins, topology
+from silofold.core.digest import sha256
+from silofold.core.errors import CheckpointError
+from silofold.core.messages import Applied, Moved, Saved, Tally
+from silofold.record import array_files, checkpoint
 from silofold.roles.listening import Listener
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from silofold.comm.window import Node
     from silofold.comm.world import World
     from silofold.core.elements import Kind
-    from silofold.messages import Plan
+    from silofold.core.messages import Plan
     from silofold.protocols import ServerOptimizer, Strategy
     from silofold.roles.job import Job
 
@@ -140,7 +140,7 @@ class Server:
         begin = time.perf_counter()
         folder = self._job.folder.checkpoints
         draft = checkpoint.draft_of(folder, plan.round - 1)
-        saved = [checkpoint.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._state})]
+        saved = [array_files.write_arrays(draft, f"shard_{self._shard}.h5", {"model": self.vector, **self._state})]
         title, seconds = self._job.layout.title(self._world.rank), time.perf_counter() - begin
         self._world.say(Saved(plan.round - 1, title, tuple(saved), seconds), topology.SCHEDULER)
 

@@ -10,26 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from silofold import faults, topology
+from silofold.core import files, topology
+from silofold.core.digest import sha256
+from silofold.core.memory import aligned
+from silofold.core.messages import Evaluation, Moved, Reports, Tally
+from silofold.core.reports import Cause, Report, Score, Unscored
 from silofold.core.user_code import lacks_memory
 from silofold.data.silo import SPLITS
-from silofold.messages import (
-    Cause,
-    Evaluation,
-    Moved,
-    Report,
-    Reports,
-    Score,
-    Tally,
-    Unscored,
-    sha256,
-)  # fmt: skip
-from silofold.record import rundir
+from silofold.roles import fault_injection as faults
 from silofold.roles.listening import Listener
 from silofold.roles.momenta import Momenta
 from silofold.roles.shelf import UNREADABLE
 from silofold.roles.total import Total, Updates
-from silofold.training import flat, local
 from silofold.training.member import Member
 from silofold.training.session import Session
 
@@ -40,10 +32,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from silofold.comm.world import World
+    from silofold.core.messages import Plan
     from silofold.data.silo import SplitName
-    from silofold.messages import Plan
     from silofold.roles.job import Job
     from silofold.roles.shelf import Shelf
+    from silofold.training import local
     from silofold.training.side_by_side import Trainer
 
 logger = logging.getLogger(__name__)
@@ -108,7 +101,7 @@ class Worker:
         self._broken = broken
         if broken:
             logger.warning("round %d: the model did not arrive: %s", plan.round, broken)
-            self.vector = flat.aligned(self._model.size)  # late bytes may still land in the old one
+            self.vector = aligned(self._model.size)  # late bytes may still land in the old one
             if plan.last:
                 self._world.say(Evaluation(plan.round, "", 0.0, 0.0, (), arrived=False), topology.SCHEDULER)
             return
@@ -241,9 +234,9 @@ class Worker:
         if settings.rounds.worker_checkpoints and number:
             path = folder.worker_checkpoint(self._title, settings.local.batch_size, number)
             path.parent.mkdir(parents=True, exist_ok=True)
-            rundir.write_atomically(path, self._session.encode())
+            files.write_atomically(path, self._session.encode())
         if plan.last and first:
-            rundir.write_atomically(folder.model, self._session.encode())
+            files.write_atomically(folder.model, self._session.encode())
 
     def _log(self, number: int, scores: list[Score]) -> None:
         """Tell how the silos fared that were trained or evaluated here: not always the same ones."""

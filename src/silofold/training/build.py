@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from silofold import config, plugins, seeds
+from silofold.core import conversion, plugins, seeds
+from silofold.core.errors import ConfigError, PluginError, SilofoldError, UserCodeError
 from silofold.core.user_code import calling, lacks_memory, told
-from silofold.errors import ConfigError, PluginError, SilofoldError, UserCodeError
 from silofold.training.flat import FlatModel
 from silofold.training.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+
+    from silofold import config
 
 
 def build(
@@ -125,14 +127,14 @@ def weigh(table: config.Table, classes: int, image_shape: tuple[int, ...]) -> in
 
 def _call(plugin: type[torch.nn.Module], table: config.Table, classes: int, shape: tuple[int, ...]) -> torch.nn.Module:
     if hasattr(plugin, "Settings"):
-        settings = config.convert(table, plugin.Settings, f"model {table['name']}", "model")
+        settings = conversion.convert(table, plugin.Settings, f"model {table['name']}", "model")
         return plugin(settings, classes, shape)
     parameters = inspect.signature(plugin).parameters
     given = {key: value for key, value in table.items() if key != "name"}
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         for key in given:
             if key not in parameters:
-                raise ConfigError("settings-key", f"unknown key model.{key}; {config.nearest(key, list(parameters))}")
+                raise ConfigError("settings-key", f"unknown key model.{key}; {conversion.nearest(key, list(parameters))}")
     known = {"classes": classes, "image_shape": shape}
     handed = {key: value for key, value in known.items() if key in parameters} | given
     for key, parameter in parameters.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 from silofold.training import instruction_set
 
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
 from silofold.core import elements
-from silofold.errors import PluginError, UserCodeError
+from silofold.core.errors import PluginError, UserCodeError
+from silofold.core.memory import aligned
 from silofold.training.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from silofold.training.task import Task
@@ -42,10 +43,6 @@ class View(NamedTuple):
     held: dict[str, Any]
     key: str
     value: torch.Tensor
-
-
-ALIGNMENT = 64
-"""Bytes. Kernels may take other paths, with other rounding, for other alignments."""
 
 
 class FlatModel:
@@ -250,11 +247,3 @@ def _views(module: torch.nn.Module) -> list[View]:
         if isinstance(value, torch.Tensor) and value.numel() and id(value) not in themselves
         and (of := lies.get(value.untyped_storage().data_ptr(), ""))
     ]  # fmt: skip
-
-
-def aligned(size: int, dtype: type[np.generic] = np.float32) -> NDArray[np.float32]:
-    """Make a zeroed (size,) array whose first byte is 64-byte aligned."""
-    width = np.dtype(dtype).itemsize
-    raw = np.zeros(size * width + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size * width].view(dtype)

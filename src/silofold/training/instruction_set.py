@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from silofold import seeds
+from silofold.core import seeds
+from silofold.core.reports import Cause
 from silofold.core.user_code import lacks_memory, token, told
-from silofold.messages import Cause
 from silofold.training.unreached import Unreached
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import msgspec
 import numpy as np
 
-from silofold import seeds
+from silofold.core import seeds
 from silofold.training.local import Outcome, Samples, Training
 
 if TYPE_CHECKING:

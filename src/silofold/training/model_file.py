@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from silofold.errors import UserCodeError
+from silofold.core.errors import UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from silofold.messages import sha256
+from silofold.core.digest import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from silofold.errors import DivergedError
-from silofold.predictions import TOP, Predictions
+from silofold.core.errors import DivergedError
+from silofold.core.predictions import TOP, Predictions
 from silofold.training.scoring import outputs
 from silofold.training.tasks.classification import Classification
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from silofold import seeds
+from silofold.core import seeds
+from silofold.core.errors import SilofoldError
+from silofold.core.reports import Cause, Score, Unscored
 from silofold.core.user_code import is_none_of_its, lacks_memory, token, told
-from silofold.errors import SilofoldError
-from silofold.messages import Cause, Score, Unscored
 from silofold.training import build, model_file, scoring, shapes, start_check
 from silofold.training.local import broken_off
 

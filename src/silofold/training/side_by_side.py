@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 from silofold.training import local
 from silofold.training.flat import FlatModel
 from silofold.training.graph import GraphStep

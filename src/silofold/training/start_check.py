@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from silofold.core.digest import sha256
+from silofold.core.errors import ConfigError, DivergedError, SilofoldError, UserCodeError
 from silofold.core.fingerprint import TOLERANCE, Fingerprint, difference
 from silofold.core.user_code import told
-from silofold.errors import ConfigError, DivergedError, SilofoldError, UserCodeError
-from silofold.messages import sha256
 from silofold.training import local, model_file
 from silofold.training.build import running
 from silofold.training.module_state import as_bytes, attributes, kept, mark, streams, structure, tensors, told_of

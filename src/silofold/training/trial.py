@@ -10,7 +10,7 @@ import sys
 import msgspec
 
 from silofold.core import modules
-from silofold.errors import SilofoldError
+from silofold.core.errors import SilofoldError
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +34,7 @@ def answer(asked: Question) -> Answer:
     """Import the model and, where the data are known, build it."""
     import torch  # noqa: PLC0415  (who imports this module for its structs stays without torch)
 
-    from silofold import plugins  # noqa: PLC0415  (likewise)
+    from silofold.core import plugins  # noqa: PLC0415  (likewise)
     from silofold.training import build  # noqa: PLC0415  (likewise)
 
     try:

@@ -11,7 +11,7 @@ from silofold.view import text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 RECENT = 5
 """Rounds that the estimate of the time that is left rests on."""

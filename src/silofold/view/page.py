@@ -8,7 +8,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from silofold.core.console import shown
-from silofold.view import plots, text
+from silofold.view import drawing, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,16 +19,16 @@ class Drawing(NamedTuple):
 
     name: str
     title: str
-    draw: plots.Draw
+    draw: drawing.Draw
     small: bool = False
     """One of many, drawn small."""
 
     def html(self) -> Markup:
         """Draw it for the page, wide and narrow; the style sheet shows one of them."""
         title = str(escape(shown(self.title)))
-        widths = {"one": plots.SMALL} if self.small else {"wide": plots.WIDE, "narrow": plots.NARROW}
+        widths = {"one": drawing.SMALL} if self.small else {"wide": drawing.WIDE, "narrow": drawing.NARROW}
         drawn = [
-            f'<div class="{kind}">{plots.svg(self.draw, width, f"{self.name}-{kind}", title)}</div>'
+            f'<div class="{kind}">{drawing.svg(self.draw, width, f"{self.name}-{kind}", title)}</div>'
             for kind, width in widths.items()
         ]
         return Markup("".join(drawn))  # noqa: S704  (matplotlib escapes what it writes, the title is escaped above)
@@ -48,5 +48,9 @@ def render(content: Mapping[str, Any]) -> str:
         "percent": text.percent, "points": text.points, "chance": text.chance, "size": text.size, "span": text.span,
         "number": text.number,
     }  # fmt: skip
-    engine.globals |= {"interval": text.interval, "light": plots.variables(plots.LIGHT), "dark": plots.variables(plots.DARK)}
+    engine.globals |= {
+        "interval": text.interval,
+        "light": drawing.variables(drawing.LIGHT),
+        "dark": drawing.variables(drawing.DARK),
+    }
     return engine.get_template("report.html.jinja").render(content)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from silofold import messages
-from silofold.core import trace
+from silofold.core import messages, trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

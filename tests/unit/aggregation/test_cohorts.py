@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from silofold import plugins, seeds
-from silofold.errors import ConfigError
+from silofold.core import plugins, seeds
+from silofold.core.errors import ConfigError
 
 
 def draw(table: dict[str, Any], silos: list[int], number: int = 1) -> list[int]:

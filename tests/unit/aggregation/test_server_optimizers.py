@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from silofold import plugins
-from silofold.errors import ConfigError
-from silofold.topology import shard_slices
+from silofold.core import plugins
+from silofold.core.errors import ConfigError
+from silofold.core.topology import shard_slices
 
 Vector: TypeAlias = NDArray[np.float64]
 START = (1.0, -2.0, 0.5)

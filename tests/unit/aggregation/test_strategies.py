@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from silofold import plugins
+from silofold.core import plugins
 
 # two silos of 1 and 3 examples, three weights
 UPDATES = np.array([[1.0, -2.0, 0.0], [5.0, 2.0, 0.5]])

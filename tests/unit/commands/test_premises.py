@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from silofold.commands import premises
-from silofold.errors import ConfigError
+from silofold.commands.launching import premises
+from silofold.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from silofold.commands import relay
+from silofold.commands.launching import relay
 from silofold.core import console
 
 NOT_FOUND = """\

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from silofold import config, topology
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import (
     Again,
@@ -28,23 +27,23 @@ from silofold.coordination.events import (
 from silofold.coordination.facts import GRACE, Facts
 from silofold.coordination.phases import Applying, Evaluating, Gathering, Reducing, Training
 from silofold.coordination.window import Lap
+from silofold.core import recipes, topology
 from silofold.core.endings import STOPPED
-from silofold.messages import (
+from silofold.core.messages import (  # fmt: skip
     Alive,
     Applied,
-    Cause,
     Evaluation,
     Moved,
     Plan,
     Ready,
     Replan,
-    Report,
     Reports,
     Saved,
     SavedFile,
     Settled,
     Tally,
-)  # fmt: skip
+)
+from silofold.core.reports import Cause, Report  # fmt: skip
 
 ELEMENTS = 100
 EXAMPLES = (10, 20, 30)
@@ -52,7 +51,7 @@ SERVER, WORKERS = 1, (2, 3, 4)
 
 
 def facts(*settings: str, **changes: Any) -> Facts:
-    rounds = config.parse(
+    rounds = recipes.parse(
         "", "test", ["rounds.count=2", "rounds.start_window=5", "rounds.update_window=60", *settings]
     ).rounds
     layout = topology.Layout(5, 1)

@@ -5,7 +5,8 @@ import pytest
 
 from silofold.coordination import quorum as tally
 from silofold.coordination.quorum import Verdict
-from silofold.messages import Cause, Phases, Report, SiloSummary, Summary
+from silofold.core.reports import Cause, Report
+from silofold.core.summary import Phases, SiloSummary, Summary
 
 ELEMENTS = 7
 EXAMPLES = (10, 20, 30, 40, 50)

@@ -10,7 +10,7 @@ import pytest
 from records import summary
 from silofold.coordination import window
 from silofold.coordination.window import Lap, Setting
-from silofold.messages import RankPhases, SiloSummary
+from silofold.core.summary import RankPhases, SiloSummary
 
 
 def laps(*seconds: float, examples: int = 100, evaluated: bool = True) -> tuple[Lap, ...]:

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from silofold import plugins
-from silofold.errors import UserCodeError
+from silofold.core import plugins
+from silofold.core.errors import UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 RNG = np.random.default_rng(1)
 

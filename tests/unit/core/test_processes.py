@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from silofold.core.errors import ConfigError, RequeueError
 from silofold.core.processes import Pool
-from silofold.errors import ConfigError, RequeueError
 
 
 class Held:

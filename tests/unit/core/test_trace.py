@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from silofold.core import trace
-from silofold.errors import RunFolderError
+from silofold.core.errors import RunFolderError
 
 if TYPE_CHECKING:
     from pathlib import Path

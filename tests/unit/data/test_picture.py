@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, ImageOps
 
 import pictures
+from silofold.core.errors import SchemaError
 from silofold.core.guarded import UnfitError
 from silofold.data import picture, picture_file
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from silofold.core.errors import SchemaError
 from silofold.data import reader, silo
 from silofold.data.silo import MANIFEST, SPLITS, Layout, Manifest, SiloInfo, SplitInfo, SplitStream
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import tiny_silos
+from silofold.core.errors import SchemaError
 from silofold.data import cache, inspection, silo
 from silofold.data.reader import Reader
-from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,8 +5,8 @@ import string
 import numpy as np
 import pytest
 
+from silofold.core.predictions import Predictions, join
 from silofold.evaluation import measures
-from silofold.predictions import Predictions, join
 
 CLASSES = ["C", "c", "7", "d"]
 

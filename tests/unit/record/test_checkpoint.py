@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from silofold.errors import CheckpointError
-from silofold.record import checkpoint
-from silofold.topology import shard_slices
+from silofold.core.errors import CheckpointError
+from silofold.core.topology import shard_slices
+from silofold.record import array_files, checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,10 +29,10 @@ def write(checkpoints: Path, number: int = 5, servers: int = 3, keep: int = 3) -
     draft = checkpoint.draft_of(checkpoints, number)
     slices = shard_slices(P, servers)
     saved = [
-        checkpoint.write_arrays(draft, f"shard_{index}.h5", {"model": MODEL[cut], "first": FIRST[cut]})
+        array_files.write_arrays(draft, f"shard_{index}.h5", {"model": MODEL[cut], "first": FIRST[cut]})
         for index, cut in enumerate(slices)
     ]
-    saved.append(checkpoint.write_arrays(draft, "silo_2.h5", {"momentum": MOMENTUM}))
+    saved.append(array_files.write_arrays(draft, "silo_2.h5", {"momentum": MOMENTUM}))
     manifest = checkpoint.Manifest(
         schema=checkpoint.SCHEMA,
         round=number,
@@ -61,7 +61,7 @@ def test_round_trip_at_any_other_cut(tmp_path: Path, written: int, read: int) ->
     for name, whole in (("model", MODEL), ("first", FIRST)):
         assert all(part[name].dtype == whole.dtype for part in parts)
         assert np.concatenate([part[name] for part in parts]).tobytes() == whole.tobytes()
-    assert checkpoint.read_arrays(folder / "silo_2.h5")["momentum"].tolist() == [1.0] * 5
+    assert array_files.read_arrays(folder / "silo_2.h5")["momentum"].tolist() == [1.0] * 5
 
 
 def test_the_same_arrays_make_the_same_bytes(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_round_that_is_written_again_replaces_the_old_one(tmp_path: Path) -> N
 
 def test_drafts_are_no_checkpoints_and_are_cleared(tmp_path: Path) -> None:
     folder = write(tmp_path)
-    checkpoint.write_arrays(checkpoint.draft_of(tmp_path, 6), "shard_0.h5", {"model": MODEL})
+    array_files.write_arrays(checkpoint.draft_of(tmp_path, 6), "shard_0.h5", {"model": MODEL})
     assert (tmp_path / ".round_00006.tmp" / "shard_0.h5").exists()
     assert checkpoint.found(tmp_path) == [folder]
     checkpoint.clear_drafts(tmp_path)
@@ -202,9 +202,9 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
 def test_a_full_disk(megabytes: int, tmp_path: Path) -> None:
     """Of three arrays of 2 MB the limit cuts the first, or what HDF5 writes when it closes the file."""
     program = (
-        "import resource, pathlib, numpy, silofold.record.checkpoint as c, silofold.errors as e\n"
+        "import resource, pathlib, numpy, silofold.record.array_files as a, silofold.core.errors as e\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({megabytes} * 2**20,) * 2)\n"
-        f"try: c.write_arrays(pathlib.Path({str(tmp_path)!r}), 's.h5', dict.fromkeys('abc', numpy.ones(2**18)))\n"
+        f"try: a.write_arrays(pathlib.Path({str(tmp_path)!r}), 's.h5', dict.fromkeys('abc', numpy.ones(2**18)))\n"
         "except e.CheckpointError as fault: print(fault)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -215,7 +215,7 @@ def test_a_full_disk(megabytes: int, tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"shard_0\.h5: cannot write the checkpoint: Not a directory$"):
-        checkpoint.write_arrays(tmp_path / "file" / "draft", "shard_0.h5", {"model": MODEL})
+        array_files.write_arrays(tmp_path / "file" / "draft", "shard_0.h5", {"model": MODEL})
     manifest = checkpoint.read_manifest(write(tmp_path))
     with pytest.raises(CheckpointError, match=r"round_00005: cannot write the checkpoint: No such file or directory$"):
         checkpoint.publish(tmp_path, manifest, 3)  # the draft has its final name already

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from silofold.errors import RunFolderError
+from silofold.core.errors import RunFolderError
 from silofold.record import control
 from silofold.record.control import Requests, Status
 from silofold.record.rundir import RunFolder

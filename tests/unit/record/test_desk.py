@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from silofold import machine
 from silofold.config import Rounds
+from silofold.core import machine
 from silofold.core.endings import RESUMABLE, STOPPED
 from silofold.record import control
 from silofold.record.desk import Desk, StopNow

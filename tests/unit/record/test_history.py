@@ -8,13 +8,13 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from silofold.errors import RunFolderError
+from silofold.core.errors import RunFolderError
 from silofold.record import history
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 
 @pytest.fixture

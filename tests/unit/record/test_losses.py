@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from records import summary
-from silofold.messages import Cause, SiloSummary, Summary
+from silofold.core.reports import Cause
+from silofold.core.summary import SiloSummary, Summary
 from silofold.record import losses
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from silofold.errors import CheckpointError
-from silofold.messages import sha256
+from silofold.core.digest import sha256
+from silofold.core.errors import CheckpointError
 from silofold.record import checkpoint, model_set
 from silofold.record.model_set import State
 

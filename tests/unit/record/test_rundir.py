@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from silofold.errors import RunFolderError
+from silofold.core import files
+from silofold.core.errors import RunFolderError
 from silofold.record import rundir
 
 if TYPE_CHECKING:
@@ -159,10 +160,10 @@ def test_a_record_that_cannot_be_read(tmp_path: Path, data: bytes | None, story:
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    rundir.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
     with pytest.raises(TypeError):
-        rundir.write_atomically(path, "no bytes")  # type: ignore[arg-type]
+        files.write_atomically(path, "no bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
-    rundir.write_atomically(path, b"new")
+    files.write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from silofold.errors import CheckpointError
-from silofold.messages import StateOf, sha256
-from silofold.record import checkpoint, silo_state
+from silofold.core.digest import sha256
+from silofold.core.errors import CheckpointError
+from silofold.core.reports import StateOf
+from silofold.record import array_files, checkpoint, silo_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ def names(folder: Path) -> list[str]:
 def publish(checkpoints: Path, number: int, states: dict[int, StateOf], keep: int = 2) -> None:
     draft = checkpoint.draft_of(checkpoints, number)
     model = np.ones(3, np.float32)
-    saved = checkpoint.write_arrays(draft, "shard_0.h5", {"model": model})
+    saved = array_files.write_arrays(draft, "shard_0.h5", {"model": model})
     manifest = checkpoint.Manifest(
         schema=checkpoint.SCHEMA, round=number, counted=number, voids=0, parameters=3, bounds=[(0, 3)],
         model_sha256=sha256(model.data), settings={}, data_digest="d" * 64, files={saved.file: saved.sha256},
@@ -90,7 +91,7 @@ def test_a_job_that_goes_on_removes_what_no_checkpoint_names(tmp_path: Path) -> 
 
 def test_a_checkpoint_of_an_older_version_is_adopted(tmp_path: Path) -> None:
     saved = tmp_path / "round_00004"
-    entry = checkpoint.write_arrays(saved, "silo_7.h5", STATE)
+    entry = array_files.write_arrays(saved, "silo_7.h5", STATE)
     manifest = checkpoint.Manifest(
         schema=1, round=4, counted=4, voids=0, parameters=3, bounds=[(0, 3)], model_sha256="a" * 64, settings={},
         data_digest="d" * 64, files={entry.file: entry.sha256},

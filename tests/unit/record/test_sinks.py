@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from silofold import plugins
-from silofold.errors import PluginError
+from silofold.core import plugins
+from silofold.core.errors import PluginError
 from silofold.record.sinks import console
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

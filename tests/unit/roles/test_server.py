@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from silofold import plugins
 from silofold.aggregation import exact
+from silofold.core import plugins
 from silofold.core.elements import Elements, lay_out
+from silofold.core.topology import shard_slices
 from silofold.roles import server
-from silofold.topology import shard_slices
 
 RULES: list[dict[str, Any]] = [
     {"name": "sgd"},

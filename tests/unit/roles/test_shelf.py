@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from silofold.errors import SchemaError
+from silofold.core.errors import SchemaError
 from silofold.roles.shelf import Shelf
 
 

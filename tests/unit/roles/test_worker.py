@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from silofold import config, plugins, topology
-from silofold.messages import Members, Plan
+from silofold.core import plugins, recipes, topology
+from silofold.core.messages import Members, Plan
 from silofold.roles.job import Job
 from silofold.roles.worker import Worker
 from silofold.training import local
@@ -20,7 +20,7 @@ from silofold.training.flat import FlatModel
 from silofold.training.side_by_side import Trainer
 
 if TYPE_CHECKING:
-    from silofold.messages import Report
+    from silofold.core.reports import Report
 
 CPU = torch.device("cpu")
 MILLION = 10**6
@@ -55,7 +55,7 @@ def report(module: nn.Module, *, reduction: str = "exact", strategy: str = "mean
     """Train one silo of 20 pictures in a round whose weights sum up to `total`."""
     torch.manual_seed(1)
     model = FlatModel(module, CPU)
-    settings = config.resolve(
+    settings = recipes.resolve(
         {"reduction": reduction, "local": {"batch_size": 10}, "strategy": {"name": strategy}}, "a test"
     )
     nothing: Any = None

@@ -10,7 +10,7 @@ import torch
 
 import serial
 from silofold.config import Settings
-from silofold.errors import ConfigError, PluginError, UserCodeError
+from silofold.core.errors import ConfigError, PluginError, UserCodeError
 from silofold.training import build
 
 if TYPE_CHECKING:

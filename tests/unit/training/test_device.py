@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 from silofold.training import device
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from silofold.errors import PluginError, UserCodeError
+from silofold.core import memory
+from silofold.core.errors import PluginError, UserCodeError
 from silofold.training import flat
 from silofold.training.flat import FlatModel
 
@@ -92,7 +93,7 @@ def test_tied_parameters_are_one() -> None:
 @pytest.mark.parametrize("size", [0, 1, 63, 66404])
 def test_aligned(size: int) -> None:
     for _ in range(5):
-        array = flat.aligned(size)
+        array = memory.aligned(size)
         assert array.shape == (size,)
         assert array.dtype == np.float32
         assert not size or array.ctypes.data % 64 == 0
@@ -100,7 +101,7 @@ def test_aligned(size: int) -> None:
 
 
 def test_the_models_own_vector_is_aligned() -> None:
-    assert flat.FlatModel(nn.Linear(3, 5), CPU).host.ctypes.data % flat.ALIGNMENT == 0
+    assert flat.FlatModel(nn.Linear(3, 5), CPU).host.ctypes.data % memory.ALIGNMENT == 0
 
 
 def test_encode_is_a_state_dict_for_a_fresh_module() -> None:

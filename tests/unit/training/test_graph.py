@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from silofold import seeds
 from silofold.config import Local
-from silofold.errors import ConfigError
+from silofold.core import seeds
+from silofold.core.errors import ConfigError
 from silofold.training import build, graph, local
 from silofold.training.device import choose
 from silofold.training.flat import FlatModel

@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from silofold.config import Local
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 from silofold.training import instruction_set
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 from silofold.training import build
 from silofold.training.models.lenet import LeNet, LeNetSettings
 

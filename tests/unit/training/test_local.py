@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import serial
-from silofold import seeds
 from silofold.config import Local, Settings
-from silofold.errors import DivergedError
-from silofold.messages import Cause
+from silofold.core import seeds
+from silofold.core.errors import DivergedError
+from silofold.core.reports import Cause
 from silofold.training import build, local, scoring
 from silofold.training.flat import FlatModel
 from silofold.training.predict import predict

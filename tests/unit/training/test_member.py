@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from silofold import seeds
 from silofold.config import Local
-from silofold.messages import Cause
+from silofold.core import seeds
+from silofold.core.reports import Cause
 from silofold.training import local
 from silofold.training.flat import FlatModel
 from silofold.training.member import Member

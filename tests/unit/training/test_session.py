@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from silofold.config import Local, Settings
-from silofold.errors import UserCodeError
-from silofold.messages import Cause, Score, Unscored
+from silofold.core.errors import UserCodeError
+from silofold.core.reports import Cause, Score, Unscored
 from silofold.training import local, scoring
 from silofold.training.flat import FlatModel
 from silofold.training.member import Member

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from silofold import seeds
 from silofold.config import Local
+from silofold.core import seeds
+from silofold.core.digest import sha256
+from silofold.core.errors import ConfigError, DivergedError, SilofoldError, UserCodeError
 from silofold.core.fingerprint import difference
-from silofold.errors import ConfigError, DivergedError, SilofoldError, UserCodeError
-from silofold.messages import sha256
 from silofold.training import build, local, scoring, shapes, start_check
 from silofold.training.shapes import Shapes
 

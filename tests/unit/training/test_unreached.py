@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from silofold import seeds
 from silofold.config import Local
+from silofold.core import seeds
 from silofold.training import graph, local
 from silofold.training.device import choose
 from silofold.training.flat import FlatModel

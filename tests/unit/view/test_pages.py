@@ -13,16 +13,21 @@ import pytest
 
 from looks import look
 from records import summary
-from silofold import compare, report
-from silofold.predictions import TOP
+from silofold.commands import report
+from silofold.commands.results import pairs as compared
+from silofold.commands.results import tables
+from silofold.core.predictions import TOP
 
 plots = pytest.importorskip("silofold.view.plots")
 page = pytest.importorskip("silofold.view.page")
+round_plots = pytest.importorskip("silofold.view.round_plots")
+shown_as = pytest.importorskip("silofold.view.drawing")
+figures = pytest.importorskip("silofold.commands.results.figures")
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from silofold.compare import Look
+    from silofold.commands.results.looks import Look
 
 HOSTILE = (
     "$x_{", "$\\frac{1}{0}$", "<script>alert(1)</script>", "\x1b[31mred", "north\nsilofold: error: forged", "\u202egnp.exe",
@@ -33,11 +38,11 @@ HOSTILE = (
 
 def written(*looks: Look, figures: bool = False) -> str:
     """Make the page of runs; figures take a while, and few tests need them."""
-    content, drawings = report._content(looks, compare.against(looks), images=False, data=None)
+    content, drawings = report._content(looks, compared.against(looks), images=False, data=None)
     with nullcontext() if figures else mock.patch.object(page.Drawing, "html", lambda drawing: drawing.title):
         text: str = page.render(content | {"command": "silofold report"})
     for drawing in drawings if figures else ():
-        ET.fromstring(plots.save(drawing.draw, "svg"))  # a figure that is exported is XML  # noqa: S314
+        ET.fromstring(shown_as.save(drawing.draw, "svg"))  # a figure that is exported is XML  # noqa: S314
     return text
 
 
@@ -77,7 +82,7 @@ def test_silos_without_test_images(sizes: Sequence[int]) -> None:
         assert "0.00%" not in said
     elif 0 in sizes:
         assert f"n/a: no test image in silo_{sizes.index(0)}" in said
-    story = compare.story(looks, compare.against(looks))
+    story = compared.story(looks, compared.against(looks))
     assert "nan" not in story
     assert ("other test images" in story) is False
     assert ("n/a" in story) == (0 in sizes or len(sizes) == 1)
@@ -99,7 +104,7 @@ def test_names_are_names() -> None:
         "north\\nsilofold: error: forged",
     ):
         assert name in found.words, name
-    story = compare.story(looks, compare.against(looks))
+    story = compared.story(looks, compared.against(looks))
     assert not [line for line in story.splitlines() if line.startswith("silofold")]
     assert "\x1b" not in story
     assert "\u202e" not in story
@@ -113,7 +118,7 @@ def test_figures_take_any_name() -> None:
 
 def test_each_run_is_in_the_legend() -> None:
     looks = [look([[True, False]], name=name) for name in ("_first", "$second$")]
-    figure = report._figures(looks)["accuracy"].draw(plots.LIGHT, plots.WIDE)
+    figure = figures.figures(looks)["accuracy"].draw(shown_as.LIGHT, shown_as.WIDE)
     (legend,) = figure.legends
     assert [one.get_text().strip() for one in legend.get_texts()] == ["_first", "$second$"]
 
@@ -121,7 +126,7 @@ def test_each_run_is_in_the_legend() -> None:
 def test_colour_follows_the_exact_test() -> None:
     """+50 points of 8 images: Newcombe's interval leaves out 0, the exact p is 0.125."""
     first, other = look([[True] * 8]), look([[True] * 4 + [False] * 4], name="other")
-    (pair,) = compare.against([first, other])
+    (pair,) = compared.against([first, other])
     assert pair.pooled is not None
     assert pair.pooled.low > 0
     assert pair.pooled.p == pytest.approx(0.125)
@@ -133,25 +138,25 @@ def test_colour_follows_the_exact_test() -> None:
 
 def test_gains_have_the_colours_of_the_table() -> None:
     first, other = look([[True] * 8, [True] * 30]), look([[True] * 4 + [False] * 4, [False] * 30], name="other")
-    pairs = compare.against([first, other])
-    (drawing,) = report._gains(first, pairs, ["few", "many"])
-    drawn = plots.save(drawing.draw, "svg").decode()
-    axes = drawing.draw(plots.LIGHT, plots.WIDE).axes[0]
-    assert [line.get_color() for line in axes.get_lines()][:4:2] == [plots.LIGHT.muted, plots.LIGHT.series[2]]
+    pairs = compared.against([first, other])
+    (drawing,) = figures.gains(first, pairs, ["few", "many"])
+    drawn = shown_as.save(drawing.draw, "svg").decode()
+    axes = drawing.draw(shown_as.LIGHT, shown_as.WIDE).axes[0]
+    assert [line.get_color() for line in axes.get_lines()][:4:2] == [shown_as.LIGHT.muted, shown_as.LIGHT.series[2]]
     assert "few" in drawn
 
 
 def test_top_five_only_of_more_classes() -> None:
     five, six = ([str(number) for number in range(count)] for count in (TOP, TOP + 1))
     assert "top-5" not in written(look([[True, False]], classes=five))
-    assert "top-5" not in compare.story([look([[True, False]], classes=five)], [])
+    assert "top-5" not in compared.story([look([[True, False]], classes=five)], [])
     assert "top-5" in written(look([[True, False]], classes=six))
-    assert "top-5" in compare.story([look([[True, False]], classes=six)], [])
+    assert "top-5" in compared.story([look([[True, False]], classes=six)], [])
 
 
 def test_bars_have_the_names_of_their_classes() -> None:
-    (drawing,) = report._histograms(look([[True, False]], classes=["cat", "dog", "a very long name"]), [0])
-    drawn = plots.save(drawing.draw, "svg").decode()
+    (drawing,) = figures.histograms(look([[True, False]], classes=["cat", "dog", "a very long name"]), [0])
+    drawn = shown_as.save(drawing.draw, "svg").decode()
     assert ">cat<" in drawn
     assert ">dog<" in drawn
     assert ">a very lo…<" in drawn
@@ -161,9 +166,9 @@ def test_a_spike_does_not_rule_the_loss() -> None:
     usual = [2.0 / number for number in range(1, 21)]
     spiky = [*usual[:9], 500.0, *usual[10:]]
     numbers = range(1, 21)
-    calm, wild = ([plots.Curve("run", numbers, values)] for values in (usual, spiky))
-    assert plots.curves(calm, "loss", share=False)(plots.LIGHT, plots.WIDE).axes[0].get_ylim()[1] > 2.0
-    axes = plots.curves(wild, "loss", share=False)(plots.LIGHT, plots.WIDE).axes[0]
+    calm, wild = ([round_plots.Curve("run", numbers, values)] for values in (usual, spiky))
+    assert round_plots.curves(calm, "loss", share=False)(shown_as.LIGHT, shown_as.WIDE).axes[0].get_ylim()[1] > 2.0
+    axes = round_plots.curves(wild, "loss", share=False)(shown_as.LIGHT, shown_as.WIDE).axes[0]
     assert 2.0 < axes.get_ylim()[1] < 4.0
     assert axes.get_title(loc="left") == f"▲ cut off: 1 above {axes.get_ylim()[1]:.3g}, largest 500"
 
@@ -182,18 +187,18 @@ def test_a_spike_does_not_rule_the_loss() -> None:
     ],
 )
 def test_what_is_cut(lines: list[list[float]], *, cut: bool) -> None:
-    assert (plots.ceiling(lines) is not None) == cut
+    assert (round_plots.ceiling(lines) is not None) == cut
 
 
 def test_a_run_on_other_silos_is_not_paired_by_place() -> None:
     first = look([[True] * 4, [False] * 4], silo_names=["north", "south"])
     other = look([[True] * 4], silo_names=["south"], name="other")
-    rows = report._silo_rows([first, other], [])
+    rows = tables.silo_rows([first, other], [])
     assert [(row["name"], row["shares"][1].accuracy) for row in rows] == [("north", None), ("south", 1.0)]
 
 
 def test_compare_says_whom_a_test_judges() -> None:
     runs = [look([[True] * 8]), look([[True] * 4 + [False] * 4], name="other")]
-    assert "not of two methods" in compare.story(runs, compare.against(runs))
+    assert "not of two methods" in compared.story(runs, compared.against(runs))
     assert "not of two methods" in written(*runs)
-    assert "not of two methods" not in compare.story(runs[:1], [])
+    assert "not of two methods" not in compared.story(runs[:1], [])

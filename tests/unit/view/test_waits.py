@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from silofold import messages
-from silofold.core import trace
+from silofold.core import messages, trace
 from silofold.core.trace import Event
 from silofold.view import waits
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 
 class ConsoleSettings(Section, frozen=True):

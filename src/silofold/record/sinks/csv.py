@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 PLAIN = (
     "round", "void", "train_loss", "accuracy", "accuracy_low", "accuracy_high", "test_loss", "test_examples",

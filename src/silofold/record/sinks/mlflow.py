@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from silofold.messages import Summary
+    from silofold.core.summary import Summary
 
 EXPERIMENT = "silofold"
 NOTE = "mlflow.json"

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from silofold.config import Section
-from silofold.errors import ConfigError
+from silofold.core.errors import ConfigError
 
 PADDED = 8
 """Channels after the first convolution, those that are always 0 included."""

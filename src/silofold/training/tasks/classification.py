@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from silofold.errors import UserCodeError
+from silofold.core.errors import UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

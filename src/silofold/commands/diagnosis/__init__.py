@@ -1,0 +1,1 @@
+"""What ``silofold doctor`` looks at: this machine, folders and data, the ranks."""

@@ -1,0 +1,1 @@
+"""What trained models are worth, run beside run: what ``evaluate``, ``compare`` and ``report`` share."""

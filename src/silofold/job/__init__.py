@@ -1,0 +1,1 @@
+"""A job from what is asked for to DONE, on every rank."""
