@@ -31,7 +31,7 @@ demo: $(READY) ## make pictures, pack them into silos, train on 12 ranks, in dem
 	echo "next: $(BIN)/silofold launch --resume demo/run --workers 7 --set rounds.count=30"
 
 # no rank is started by them, so that two may run at once
-NO_RANKS = tests/unit tests/test_layers.py tests/test_docs.py
+NO_RANKS = tests/unit tests/test_layers.py tests/test_budgets.py tests/test_docs.py
 PARALLEL = -n auto --dist loadscope
 # each starts jobs of several ranks, whose waits take no core: a few at once, however many cores there are
 JOBS_AT_ONCE = -n auto --maxprocesses 4 --dist loadscope

@@ -48,9 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     command = next((word for word in words if not word.startswith("-")), "")
     try:
-        _settle_threads(command)
+        if command in COMMANDS:
+            options.check_place()
+            _settle_threads(command)
         parsed = parser(command).parse_args(words)
-        options.check_place(parsed)
+        options.check_paths(parsed)
         code: int = parsed.main(parsed)
         sys.stdout.flush()
     except SilofoldError as fault:

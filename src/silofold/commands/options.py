@@ -86,13 +86,13 @@ def under_mpi() -> bool:
     return any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"))
 
 
-def check_place(options: argparse.Namespace) -> None:
-    """Refuse at once what no command can work with.
+def check_place() -> None:
+    """Refuse what no command can be imported in: some libraries end the process there.
 
     Raises
     ------
     ConfigError
-        The current folder is gone, a variable keeps HDF5 from starting, or a folder's path is not UTF-8.
+        The current folder is gone, or a variable keeps HDF5 from starting.
     """
     try:
         os.getcwd()  # noqa: PTH109  (what pathlib does with it)
@@ -101,6 +101,16 @@ def check_place(options: argparse.Namespace) -> None:
     for name, usual in (("HDF5_VOL_CONNECTOR", "native"), ("HDF5_DRIVER", "sec2")):
         if (value := os.environ.get(name, usual)) != usual:  # HDF5 would fail when it is loaded, in many lines
             raise ConfigError("place-variable", f"{name}={value}: silo files are read by HDF5 itself; unset {name}")
+
+
+def check_paths(options: argparse.Namespace) -> None:
+    """Refuse paths that no command can work with.
+
+    Raises
+    ------
+    ConfigError
+        A folder's path is not UTF-8, or leads nowhere.
+    """
     named = [getattr(options, name, None) for name in ("data", "out", "resume", "run", "model")]
     for path in filter(None, [*named, *getattr(options, "runs", ())]):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from dataclasses import replace
@@ -13,10 +14,8 @@ import numpy as np
 
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
-from silofold.coordination import quorum, window
-from silofold.core import plugins, topology, warned
+from silofold.core import machine, plugins, topology, warned
 from silofold.core.errors import RunFolderError
-from silofold.job import rehearsal, tell
 from silofold.job import trainee as trainees
 from silofold.job.inputs import check_rounds, reach_of
 from silofold.job.restore import claim, restore_point
@@ -70,11 +69,13 @@ def prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job, 
     job = replace(job, start_round=beginning.after + 1, counted=beginning.counted, voids=beginning.voids, elements=elements)
     node = _node(world, job, slices[-1].stop)
     _hand_out(world, job, trainee[0].model.host if trainee else None, slices, node)
-    environment = tell.environment(world.places[world.rank][0], trainee)
+    environment = _environment(world.places[world.rank][0], trainee)
     rank_facts = [msgspec.json.decode(answer) for answer in world.gather(msgspec.json.encode(environment))]
     trainees.compare_models(world, job, trainee, rank_facts)
     if request.rehearse:
         if world.rank == 0:
+            from silofold.job import rehearsal  # noqa: PLC0415  (rank 0 alone)
+
             sys.stdout.write(rehearsal.story(job, slices, rank_facts))
         raise RunOver(0)
     with world.together():
@@ -84,6 +85,8 @@ def prepare(world: World, request: Request, inputs: Inputs) -> tuple[Role, Job, 
     logger.info("ready after %.1f s", took)
     world.patience = settings.rounds.start_window + 2 * took  # should the survivors of a loss have to start again
     if world.rank == 0:
+        from silofold.job import tell  # noqa: PLC0415  (rank 0 alone)
+
         tell.introduce(job, slices[-1].stop, rank_facts)
     return role, job, fabrics
 
@@ -183,6 +186,8 @@ def _make_scheduler(
     rank_facts: list[dict[str, Any]],
     resumed: checkpoint.Manifest | None,
 ) -> Scheduler:
+    from silofold.coordination import quorum, window  # noqa: PLC0415  (rank 0 alone)
+    from silofold.job import tell  # noqa: PLC0415  (rank 0 alone)
     from silofold.roles.recorder import Recorder  # noqa: PLC0415  (rank 0 alone)
     from silofold.roles.scheduler import Scheduler  # noqa: PLC0415  (rank 0 alone)
 
@@ -212,3 +217,17 @@ def _make_scheduler(
     failures = quorum.failures_in_a_row(earlier, job.settings.rounds.bench_after)
     laps = window.from_record(earlier, job.settings.rounds.evaluate_every, len(job.layout.worker_ranks))
     return Scheduler(world, job, node, recorder, resumed, failures, laps, slices[-1].stop)
+
+
+def _environment(host: str, trainee: Trainee | None) -> dict[str, Any]:
+    """Describe what this rank runs on."""
+    cores = machine.cores()
+    seen = {
+        "host": host,
+        "pid": os.getpid(),
+        "cores": len(cores),
+        "core_list": machine.spans(cores),
+        "gpus": ",".join(machine.gpus()),
+        "memory": machine.memory_used(),
+    }
+    return seen | (trainee.device | {"model_structure": trainee.found.fingerprint.structure} if trainee else {})

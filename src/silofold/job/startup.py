@@ -14,7 +14,7 @@ from silofold.core import console, topology
 from silofold.core.endings import RESUMABLE, STOPPED
 from silofold.core.errors import SilofoldError, UserCodeError
 from silofold.core.messages import Broken
-from silofold.job import assemble, inputs, survive, tell
+from silofold.job import assemble, inputs, survive
 from silofold.record import control
 from silofold.record.rundir import RunFolder
 from silofold.roles import fault_injection
@@ -83,6 +83,8 @@ def _live(world: World, request: Request, generation: int) -> tuple[World, Reque
     try:
         code = _rounds(world, played, job, fabrics)
         if scheduler:
+            from silofold.job import tell  # noqa: PLC0415  (rank 0 alone)
+
             tell.close(scheduler, job)
             scheduler.dismiss(code)
         worlds.finish(world, code)

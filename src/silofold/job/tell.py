@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from silofold.core.endings import DONE
 from silofold.core.errors import RunFolderError
 from silofold.evaluation.accuracy import chance
 from silofold.job import rehearsal, timeline
-from silofold.record import history, losses, surroundings, whole
+from silofold.record import environment, history, losses, whole
 from silofold.record.rundir import RunFolder
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from silofold.core.summary import Summary
     from silofold.data import silo as silos
     from silofold.job.request import Request
-    from silofold.job.trainee import Trainee
     from silofold.roles.job import Job
     from silofold.roles.scheduler import Scheduler
 
@@ -50,20 +48,6 @@ def introduce(job: Job, parameters: int, rank_facts: list[dict[str, Any]]) -> No
     if hosts > 1 or any(one["gpus"] for one in rank_facts):
         sys.stdout.write(rehearsal.places(job.layout, rank_facts))
     sys.stdout.flush()
-
-
-def environment(host: str, trainee: Trainee | None) -> dict[str, Any]:
-    """Describe what this rank runs on."""
-    cores = machine.cores()
-    seen = {
-        "host": host,
-        "pid": os.getpid(),
-        "cores": len(cores),
-        "core_list": machine.spans(cores),
-        "gpus": ",".join(machine.gpus()),
-        "memory": machine.memory_used(),
-    }
-    return seen | (trainee.device | {"model_structure": trainee.found.fingerprint.structure} if trainee else {})
 
 
 def record_of(job: Job, slices: list[slice], rank_facts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -110,10 +94,10 @@ def changed_environment(job: Job, request: Request, present: dict[str, Any]) -> 
     """Warn, before the first round, of what makes other bits than those of the run that is replayed or resumed likely."""
     earlier = RunFolder(request.replay) if request.replay else job.folder
     recorded = msgspec.structs.asdict(earlier.read_record()) if earlier.record.exists() else present
-    changes = surroundings.differences(recorded, present)
+    changes = environment.differences(recorded, present)
     if changes:
         logger.warning("the environment is not that of the recorded run: %s", "; ".join(changes))
-    if unequal := surroundings.unequal(present):
+    if unequal := environment.unequal(present):
         logger.warning("workers are unequal, so other numbers of ranks may give other bits: %s", "; ".join(unequal))
     return changes
 

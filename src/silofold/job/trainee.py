@@ -14,7 +14,7 @@ from silofold.core.elements import Elements
 from silofold.core.errors import ConfigError, UserCodeError
 from silofold.core.fingerprint import Fingerprint, difference
 from silofold.data import silo as silos
-from silofold.record import surroundings
+from silofold.record import environment
 from silofold.roles.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def compare_models(world: World, job: Job, trainee: Trainee | None, rank_facts: 
     mine = msgspec.json.encode(trainee.found.fingerprint if trainee else None)
     found = [msgspec.json.decode(answer, type=Fingerprint | None) for answer in world.gather(mine)]
     ranks = [rank for rank, one in enumerate(found) if one]
-    places = [tuple(rank_facts[rank].get(key) for key in surroundings.OF_A_WORKER) for rank in ranks]
+    places = [tuple(rank_facts[rank].get(key) for key in environment.OF_A_WORKER) for rank in ranks]
     with world.together():
         if differs := difference([one for one in found if one], places):
             one, other = (job.layout.title(ranks[index]) for index in differs[:2])

@@ -122,7 +122,10 @@ LAUNCHER = """
 import ctypes, subprocess, sys, threading, time
 ctypes.CDLL(None).prctl(15, b"prterun", 0, 0, 0)  # PR_SET_NAME
 def start():
-    rank = "import time; from silofold.core import machine; machine.end_with_launcher(); print('up', flush=True); time.sleep(60)"
+    rank = (
+        "import time; from silofold.core import machine; "
+        "machine.end_with_launcher(); print('up', flush=True); time.sleep(60)"
+    )
     child = subprocess.Popen([sys.executable, "-c", rank], stdout=subprocess.PIPE)
     child.stdout.readline()
     print(child.pid, flush=True)

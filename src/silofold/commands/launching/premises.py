@@ -33,7 +33,7 @@ OF_A_JOB = {"slurmstepd", "salloc"}
 
 
 def check(ranks: int, environment: Mapping[str, str] = os.environ) -> None:
-    """Look at the surroundings of a job.
+    """Look at the environment of a job.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from silofold.record import surroundings
+from silofold.record import environment
 
 
 def record(*workers: dict[str, str], numpy: str = "2.4.6") -> dict[str, Any]:
@@ -12,14 +12,14 @@ def record(*workers: dict[str, str], numpy: str = "2.4.6") -> dict[str, Any]:
 
 
 def test_equal_on_another_number_of_ranks() -> None:
-    assert surroundings.differences(record({}), record({}, {})) == []
+    assert environment.differences(record({}), record({}, {})) == []
     gpus = [{"device": f"cuda:{index}", "hardware": "H200"} for index in range(2)]
-    assert surroundings.differences(record(gpus[0]), record(*gpus)) == []
+    assert environment.differences(record(gpus[0]), record(*gpus)) == []
 
 
 def test_names_what_differs() -> None:
     then = record({"torch": "2.12.0", "onednn_max_cpu_isa": "AVX2", "hardware": "AVX2"}, numpy="2.3.0")
-    assert surroundings.differences(then, record({}, {"hardware": "AVX2"})) == [
+    assert environment.differences(then, record({}, {"hardware": "AVX2"})) == [
         "numpy: 2.3.0 -> 2.4.6",
         "hardware: AVX2 -> AVX2 and AVX512",
         "torch: 2.12.0 -> 2.13.0",
@@ -28,7 +28,7 @@ def test_names_what_differs() -> None:
 
 
 def test_a_record_of_an_older_version() -> None:
-    assert surroundings.differences({}, record({})) == [
+    assert environment.differences({}, record({})) == [
         "numpy: not recorded -> 2.4.6",
         "device: not recorded -> cpu",
         "hardware: not recorded -> AVX512",
@@ -38,5 +38,5 @@ def test_a_record_of_an_older_version() -> None:
 
 
 def test_unequal_workers() -> None:
-    assert surroundings.unequal(record({}, {})) == []
-    assert surroundings.unequal(record({}, {"hardware": "AVX2"})) == ["hardware: AVX2 and AVX512"]
+    assert environment.unequal(record({}, {})) == []
+    assert environment.unequal(record({}, {"hardware": "AVX2"})) == ["hardware: AVX2 and AVX512"]
