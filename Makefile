@@ -75,7 +75,7 @@ same-bits: $(READY) ## DATA=silos: real FEMNIST on 64 shapes and MPIs, a quarter
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
 	$(BIN)/python tests/shapes.py $(DATA)
 
-same-as: $(READY) ## BASE=commit: some 30 settings by that commit and by this checkout, on this machine: every digest must be the same
+same-as: $(READY) ## BASE=commit: some 50 settings by that commit and by this checkout, on this machine: every digest must be the same
 	@$(BIN)/python tests/same_as.py $(BASE) $(if $(ROWS),--rows "$(ROWS)") $(RECORD)
 
 mutants: $(READY) ## ONLY=departments: small changes of the code, a fixed sample, each of which a unit test must notice

@@ -19,7 +19,8 @@ import numpy as np
 
 from silofold.config import Local
 from silofold.training import build, device, local
-from silofold.training.side_by_side import Member, Trainer
+from silofold.training.member import Member
+from silofold.training.side_by_side import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

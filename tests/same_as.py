@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import mpirun
 from silofold.training import instruction_set
@@ -52,17 +52,23 @@ class Row(NamedTuple):
     settings
         ``key=value`` each.
     shape
-        Servers and workers.
+        Servers and workers; of a baseline its processes alone.
     differs
         Why the commit's digests may be others; empty: they may not.
     repeated
         Whether every test run repeats it.
+    kind
+        ``run``, or a baseline: ``local``, ``central``.
+    personalise
+        Epochs of further training in each silo, by ``evaluate`` of what was trained.
     """
 
     settings: tuple[str, ...] = ()
     shape: tuple[int, int] = (1, 2)
     differs: str = ""
     repeated: bool = False
+    kind: Literal["run", "local", "central"] = "run"
+    personalise: int = 0
 
 
 def own(name: str, *settings: str) -> tuple[str, ...]:
@@ -108,6 +114,27 @@ ROWS = {
     "batch normalisation under adam": Row(own("Pictures", *ADAM), differs=BUFFERS),
     "a parameter without gradient": Row(own("Spare")),
     "a parameter without gradient under weight decay": Row(own("Spare", "local.weight_decay=0.1"), differs=DECAY),
+    "compiled": Row(("local.compile=true", "rounds.count=2"), (1, 1)),
+    "baseline local": Row(kind="local", personalise=2, repeated=True),
+    "baseline local, one process": Row(shape=(0, 1), kind="local"),
+    "baseline local, kept momentum": Row(("local.keep_momentum=true", "rounds.checkpoint_every=2"), kind="local"),
+    "baseline local, batch normalisation": Row(own("Pictures", "local.weight_decay=0.01"), kind="local"),
+    "baseline local, bfloat16": Row(("local.precision=bfloat16", "local.momentum=0"), kind="local"),
+    "baseline local, decay of what has no gradient": Row(
+        own("Spare", "local.weight_decay=0.1"), kind="local", differs=DECAY
+    ),
+    "baseline local, several threads": Row(("local.threads=2", "local.drop_last=true"), (0, 1), kind="local"),
+    "baseline central": Row(kind="central", personalise=1, repeated=True),
+    "baseline central, kept momentum": Row(("local.keep_momentum=true", "local.epochs=3"), kind="central"),
+    "baseline central, batch normalisation": Row(own("Pictures", "local.weight_decay=0.01"), kind="central"),
+    "baseline central, dropped last batches": Row(("local.drop_last=true", "rounds.evaluate_every=2"), kind="central"),
+    "baseline central, decay of what has no gradient": Row(
+        own("Spare", "local.weight_decay=0.1"), kind="central", differs=DECAY
+    ),
+    "personalised": Row(personalise=2, repeated=True),
+    "personalised, batch normalisation": Row(own("Pictures", "local.weight_decay=0.01"), personalise=1),
+    "personalised, kept momentum": Row(("local.keep_momentum=true", "local.drop_last=true"), (1, 1), personalise=3),
+    "personalised, bfloat16": Row(("local.precision=bfloat16",), (1, 1), personalise=1),
 }
 
 
@@ -131,7 +158,9 @@ def pack(source: Path, folder: Path) -> None:
 
 
 def play(source: Path, row: Row, data: Path, folder: Path) -> list[str]:
-    """Run a row by the program that lies in `source`, and return the digest of each round.
+    """Play a row by the program that lies in `source`: the model's digest and the digest of the figures of each round.
+
+    A run without what follows it has the model's digests alone.
 
     Raises
     ------
@@ -141,21 +170,65 @@ def play(source: Path, row: Row, data: Path, folder: Path) -> list[str]:
     folder.mkdir(parents=True)
     (folder / "run.toml").write_text(RECIPE, encoding="ascii")
     servers, workers = row.shape
-    words = [sys.executable, "-m", "silofold", "launch", str(folder / "run.toml"), "--data", str(data)]
-    words += ["--out", str(folder / "run"), "--servers", str(servers), "--workers", str(workers)]
-    words += [word for setting in row.settings for word in ("--set", setting)]
-    where = os.pathsep.join(map(str, (source / "src", ROOT / "tests")))
-    ended = mpirun.run(words, 300, {"PYTHONPATH": where})
-    if ended.code:
-        raise RuntimeError(f"{' '.join(words)} of {source} ended with {ended.code}: {ended.err.strip()[-800:]}")
+    verb = ["launch"] if row.kind == "run" else ["baseline", row.kind]
+    words = [*verb, str(folder / "run.toml"), "--data", str(data), "--out", str(folder / "run"), "--workers", str(workers)]
+    words += ["--servers", str(servers)] if row.kind == "run" else []
+    command(source, [*words, *(word for setting in row.settings for word in ("--set", setting))])
     known = subprocess.run(
         ["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout
     played = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))["git_revision"]
     if not known.startswith(played.removesuffix("-dirty")[:40]):
         raise RuntimeError(f"{source} is {known}, but {played} was played")
-    lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["model_sha256"] for line in lines]
+    rounds = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = [one["model_sha256"] for one in rounds]
+    if row.kind != "run":
+        found = [f"{digest} {figures(one)}" for digest, one in zip(found, rounds, strict=True)]
+    if row.personalise or row.kind == "local":
+        out = folder / "found.json"
+        command(source, ["evaluate", str(folder / "run"), "--personalise", str(row.personalise), "--out", str(out)])
+        found.append(evaluated(json.loads(out.read_text(encoding="utf-8"))))
+    return found
+
+
+def command(source: Path, words: list[str]) -> None:
+    """Let the program that lies in `source` do something.
+
+    Raises
+    ------
+    RuntimeError
+        It failed.
+    """
+    where = os.pathsep.join(map(str, (source / "src", ROOT / "tests")))
+    ended = mpirun.run([sys.executable, "-m", "silofold", *words], 300, {"PYTHONPATH": where})
+    if ended.code:
+        raise RuntimeError(f"{' '.join(words)} of {source} ended with {ended.code}: {ended.err.strip()[-800:]}")
+
+
+SHOWN = ("accepted", "train_loss", "accuracy", "accuracy_low", "accuracy_high", "test_loss", "test_examples", "shard_sha256")
+
+
+def figures(summary: dict[str, Any]) -> str:
+    """Digest all that a round of a baseline says of losses and accuracies, to the last bit."""
+    silos = [
+        [one[key] for key in ("name", "accuracy", "train_loss", "train_examples", "reason")] for one in summary["silos"]
+    ]
+    return _digest([[summary[key] for key in SHOWN], silos])
+
+
+def evaluated(result: dict[str, Any]) -> str:
+    """Digest all that `silofold evaluate` counts and adds up, to the last bit."""
+    measured = [result[key] for key in ("global_model", "personalised") if result.get(key)]
+    told = [
+        [one["loss"], one["confusion"], one["calibration_error"], [silo["correct"] for silo in one["silos"]]]
+        for one in measured
+    ]
+    matrix = [[one["correct"] for one in row] for row in result.get("matrix") or []]
+    return _digest([result["model_sha256"], told, matrix])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -210,7 +283,7 @@ def main() -> int:
     print(f"{len(names)} rows, {expected} of them may differ; not as they must be: {wrong}")
     if given.record and not wrong:
         kept = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.exists() else {}
-        kept[machine()] = {name: digests for name, digests in seen.items() if ROWS[name].repeated}
+        kept.setdefault(machine(), {}).update({name: digests for name, digests in seen.items() if ROWS[name].repeated})
         RECORDED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return int(wrong > 0)
 

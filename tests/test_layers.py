@@ -39,7 +39,7 @@ PLUGIN_FOLDERS = (
 )
 OWNERS = {
     "mpi4py": ("silofold.comm",),
-    "torch": ("silofold.training", "silofold.roles.worker", "silofold.roles.total"),
+    "torch": ("silofold.training", "silofold.roles.worker", "silofold.roles.total", "silofold.roles.momenta"),
     "h5py": ("silofold.core.hdf5", "silofold.data.look", "silofold.data.writer"),
     "PIL": ("silofold.data",),
     "rich": ("silofold.commands.launching.live_view",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from silofold import baseline
+from silofold.baseline import play
 from silofold.commands import options as shared
 
 
@@ -18,4 +18,4 @@ def add(subparsers: shared.Subparsers) -> None:
     shared.add_data(parser)
     shared.add_out(parser, required=True)
     parser.add_argument("--workers", type=int, help="processes (default: the cores, at most the models)")
-    parser.set_defaults(main=baseline.main)
+    parser.set_defaults(main=play.main)

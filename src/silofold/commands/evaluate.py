@@ -19,6 +19,8 @@ from silofold.evaluation import measures
 from silofold.record import answers
 from silofold.training import build, local
 from silofold.training import predict as predicting
+from silofold.training.member import Member
+from silofold.training.side_by_side import Trainer
 from silofold.view import text
 
 if TYPE_CHECKING:
@@ -120,7 +122,10 @@ def answers_of(found: Trained, folder: Path, data: silos.Manifest, epochs: int) 
             "model-count", f"{found.run.path}: holds {len(vectors)} models, one a silo; {folder} has {len(data.silos)} silos"
         )
     tests = [_samples(folder, data, index, "test", model) for index in range(len(data.silos))]
-    rows = [_row(found, model, vector, tests, len(data.classes)) for vector in vectors]
+    rows = []
+    for vector in vectors:
+        model.load(vector)
+        rows.append([_asked(found, model, samples, index, len(data.classes)) for index, samples in enumerate(tests)])
     own = [rows[index if len(rows) > 1 else 0][index] for index in range(len(tests))]
     seen = answers.Answers(
         round=found.manifest.round,
@@ -159,13 +164,6 @@ def _samples(folder: Path, data: silos.Manifest, index: int, split: silos.SplitN
     return local.load(part.images, part.labels, model.vector.device)
 
 
-def _row(
-    found: Trained, model: FlatModel, vector: NDArray[np.float32], tests: Sequence[local.Samples], classes: int
-) -> list[Predictions]:
-    model.load(vector)
-    return [_asked(found, model, samples, index, classes) for index, samples in enumerate(tests)]
-
-
 def _asked(found: Trained, model: FlatModel, samples: local.Samples, silo: int, classes: int) -> Predictions:
     """Ask a model about a silo's test images, with the random numbers of the run's own evaluation."""
     name = found.settings.model["name"]
@@ -187,20 +185,18 @@ def _personalised(
     tests: Sequence[local.Samples],
 ) -> Predictions:
     """Train the model some more in each silo, as in a round that follows the last one, and ask it about that silo."""
-    settings = msgspec.structs.replace(found.settings.local, epochs=epochs)
-    parts = []
+    # without graphs, so that a machine without a GPU can do it
+    further = msgspec.structs.replace(found.settings.local, epochs=epochs, cuda_graph=False, side_by_side=1)
+    trainer, parts = Trainer(model, further), []
     for index, samples in enumerate(tests):
-        model.load(vectors[index if len(vectors) > 1 else 0])
-        rng = seeds.generator(found.settings.seed, "shuffle", found.manifest.round + 1, index)
-        local.seed_all(seeds.torch_seed(found.settings.seed, "dropout", found.manifest.round + 1, index))
+        key = found.settings.seed, found.manifest.round + 1, index
         train = _samples(folder, data, index, "train", model)
-        momentum = model.gradient.new_zeros(model.gradient.shape)
         with build.running(found.settings.model["name"]):
-            done = local.Training(model, train, settings, momentum, rng, math.inf).to_end()
+            (done,) = trainer.train([Member(train, None, key, vectors[index if len(vectors) > 1 else 0])], math.inf)
         if done.reason:
             raise DivergedError(
                 "silo-training",
-                f"silo {data.silos[index].name}: cannot be personalised: {done.reason}, with local.lr = {settings.lr:g}",
+                f"silo {data.silos[index].name}: cannot be personalised: {done.reason}, with local.lr = {further.lr:g}",
             )
         parts.append(_asked(found, model, samples, index, len(data.classes)))
     return predictions.join(parts)

@@ -71,7 +71,10 @@ def _status(folder: RunFolder) -> int:
     known = folder.record.exists() or not (lives or status)
     record = folder.read_record() if known else None
     rounds = history.read(folder.metrics) if folder.metrics.exists() else []
-    state, ending = _state(folder, status, len(rounds), lives=lives)
+    again = (
+        f"go on with --resume {folder.path}" if not record or record.baseline == "federated" else "the same command goes on"
+    )
+    state, ending = _state(folder, status, len(rounds), again, lives=lives)
     lines = [
         ("run folder", str(folder.path)),
         ("state", state),
@@ -87,7 +90,7 @@ def _status(folder: RunFolder) -> int:
     return ending.code if ending else 0
 
 
-def _state(folder: RunFolder, status: Status | None, rounds: int, *, lives: bool) -> tuple[str, Ending | None]:
+def _state(folder: RunFolder, status: Status | None, rounds: int, again: str, *, lives: bool) -> tuple[str, Ending | None]:
     """Say how a job stands, and how it ended; no ending while it runs."""
     if folder.done.exists():
         return (status.ended if status and status.ended else "done"), DONE
@@ -102,7 +105,7 @@ def _state(folder: RunFolder, status: Status | None, rounds: int, *, lives: bool
         ending = next((ending for ending in ENDINGS if ending.name == status.ending), STOPPED)
         return f"{status.ended}{f' [{status.cause}]' if status.cause else ''}", ending
     if not lives:
-        return f"dead: no sign of life for {_span(age)}; go on with --resume {folder.path}", RESUMABLE
+        return f"dead: no sign of life for {_span(age)}; {again}", RESUMABLE
     left = max(0, status.wanted - status.counted) * status.usual_seconds
     story = f"running for {_span(time.time() - status.started)}: {status.counted} of {status.wanted} rounds done, "
     story += f"round {status.round}: {status.phase} for {_span(status.round_seconds + age)}"

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from silofold.core import topology
     from silofold.roles.job import Job
     from silofold.roles.worker import SiloSplit
-    from silofold.training.flat import FlatModel
     from silofold.training.local import Samples
     from silofold.training.side_by_side import Trainer
     from silofold.training.start_check import Found
@@ -57,7 +56,7 @@ def host(world: World, job: Job) -> Trainee:
         if limit:
             reader.submit(source.look_ahead)
         gc.disable()  # torch makes hundreds of thousands of objects that stay: looking for garbage among them is for nothing
-        from silofold.training import build, device, local, side_by_side  # noqa: PLC0415  (torch: on workers alone)
+        from silofold.training import build, device, local, session, side_by_side  # noqa: PLC0415  (torch: on workers alone)
 
         gc.freeze()
         gc.enable()
@@ -66,7 +65,9 @@ def host(world: World, job: Job) -> Trainee:
         trainees = (*job.layout.worker_ranks, *job.layout.standby_ranks)
         beside = [rank for rank in trainees if hosts[rank] == hosts[world.rank]]
         place = device.choose(job.settings.device, beside.index(world.rank), job.settings.local.threads)
-        model, found = _tried(job, place, again=world.rank == job.layout.worker_ranks.start)
+        data = job.data
+        known = session.Data(data.classes, data.image_shape, job.examples, [silo.test.examples for silo in data.silos])
+        model, found = session.tried(job.settings, known, place, again=world.rank == job.layout.worker_ranks.start)
         with build.building(job.settings.model["name"]):  # it may copy the model
             trainer = side_by_side.Trainer(model, job.settings.local)
 
@@ -78,27 +79,6 @@ def host(world: World, job: Job) -> Trainee:
         for wanted in splits if not limit else ():
             shelf.take(wanted)
     return Trainee(trainer, shelf, device.describe(place), found)
-
-
-def _tried(job: Job, place: Any, *, again: bool) -> tuple[FlatModel, Found]:
-    """Build the model and take the steps of the start check; where asked, build one of the user's own a second time."""
-    from silofold.training import build, start_check  # noqa: PLC0415  (torch: on workers alone)
-
-    settings, data = job.settings, job.data
-    name = settings.model["name"]
-
-    def make() -> FlatModel:
-        return build.build(
-            settings.model, data.classes, data.image_shape, settings.seed, place, compiled=settings.local.compile
-        )
-
-    model = make()
-    sizes = start_check.shapes(job.examples, [silo.test.examples for silo in data.silos], settings.local)
-    rest = settings.local, sizes, data.image_shape, len(data.classes), name
-    found = start_check.check(model, *rest)
-    if again and ":" in name:
-        start_check.check_again(model, make(), *rest)
-    return model, found
 
 
 def compare_models(world: World, job: Job, trainee: Trainee | None, rank_facts: list[dict[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,12 +12,11 @@ from silofold.coordination import quorum
 from silofold.core.errors import ReplayError
 from silofold.core.reports import Cause, Score
 from silofold.core.summary import Phases, RankPhases, SiloSummary, Summary
-from silofold.evaluation.accuracy import wilson
 from silofold.record import checkpoint
-from silofold.roles import faults
+from silofold.roles import faults, round_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from silofold.coordination.events import CommitCheckpoint, RoundClosed
@@ -137,26 +135,9 @@ class Recorder:
         if self._summary is None:
             return
         scores: dict[int, Score] = {s.silo: s for found in evaluations.values() for s in found.scores}
-        correct, examples = (sum(getattr(s, key) for s in scores.values()) for key in ("correct", "examples"))
-        low, high = wilson(correct, examples) if examples else (None, None)
-        # in the order of the silos, not of arrival: float sums depend on it
-        loss = sum(scores[silo].loss_sum for silo in sorted(scores)) / examples if examples else None
-        silos = self._summary.silos.copy()
-        for silo, score in scores.items():
-            if score.examples:
-                silos[silo] = _replace(silos[silo], accuracy=score.correct / score.examples)
-        for silo, why in _untested(silos, scores, evaluations.values()).items() if examples else ():
-            silos[silo] = _replace(silos[silo], untested=why)
-        summary = _replace(
-            self._summary,
-            accuracy=correct / examples if examples else None,
-            accuracy_low=low,
-            accuracy_high=high,
-            test_loss=loss if loss is None or math.isfinite(loss) else None,
-            test_examples=examples,
-            silos=silos,
-            model_sha256=next((found.model_sha256 for found in evaluations.values() if found.model_sha256), ""),
-        )
+        unscored = [one for found in evaluations.values() for one in found.unscored]
+        digest = next((found.model_sha256 for found in evaluations.values() if found.model_sha256), "")
+        summary = round_summary.evaluated(self._summary, scores.values(), unscored, digest)
         self._summary = None
         self._history.append(summary)
         for sink in self._sinks:
@@ -237,16 +218,6 @@ class Recorder:
                 worker=worker,
             )
         return told
-
-
-def _untested(
-    silos: Sequence[SiloSummary], scores: Mapping[int, Score], evaluations: Iterable[Evaluation]
-) -> dict[int, str]:
-    """Say why silos with test images were not evaluated, or not on all of them."""
-    told = {one.silo: one.reason for found in evaluations for one in found.unscored}
-    lacking = {silo.silo for silo in silos if silo.test_examples} - scores.keys()
-    parts = {silo: score.lacks for silo, score in sorted(scores.items()) if score.lacks}
-    return {silo: told.get(silo) or "no worker has told of it" for silo in sorted(lacking)} | parts
 
 
 def _phases(closed: RoundClosed) -> Phases:

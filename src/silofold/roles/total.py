@@ -1,15 +1,79 @@
-"""The weighted sum of a worker's updates, kept on the device on which they come up until the round's silos are trained."""
+"""What a worker sends up: its updates' weighted sum, kept on the device until the silos are trained, or each update."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from silofold.aggregation import exact
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
+
+    from silofold.roles.job import Job
+
+
+class Updates:
+    """The updates of a worker's silos in a round, as the run's servers want them.
+
+    Parameters
+    ----------
+    job
+        The run: how updates come up, and what they weigh.
+    total
+        Where they are added up.
+    """
+
+    def __init__(self, job: Job, total: Total) -> None:
+        self._job, self.total = job, total
+        self._rows: dict[int, NDArray[np.float32]] = {}
+
+    def clear(self) -> None:
+        """Begin a new round."""
+        self.total.clear()
+        self._rows.clear()
+
+    def add(self, silo: int, examples: int, update: torch.Tensor, total_weight: int) -> str:
+        """Take a silo's (P,) float32 update, which is used up, or say why it cannot be added.
+
+        Parameters
+        ----------
+        silo, examples
+            The silo, and how many training examples it has.
+        update
+            How the model has moved.
+        total_weight
+            Sum of the weights of the whole cohort.
+        """
+        if objection := self._objection(update, total_weight):
+            return objection
+        if self._job.uplink.sums:
+            self.total.add(update, self._job.strategy.weight(examples))
+        else:
+            self._rows[silo] = update.cpu().numpy().copy()
+        return ""
+
+    def of(self, silos: Collection[int]) -> NDArray[Any]:
+        """Return the weighted sum of all, or the (K, P) float32 updates of these silos."""
+        if self._job.uplink.sums:
+            return self.total.room
+        rows = [self._rows[silo] for silo in sorted(self._rows) if silo in silos]
+        return np.stack(rows) if rows else np.empty((0, self._job.elements.size), np.float32)
+
+    def _objection(self, update: torch.Tensor, total_weight: int) -> str:
+        extreme = largest(update)
+        if math.isfinite(extreme) and (not self._job.uplink.exact or exact.in_range(extreme, total_weight)):
+            return ""
+        at = int(torch.nan_to_num(update, nan=math.inf).abs().argmax())
+        element, moved = self._job.elements.at(at), float(update[at])
+        if not math.isfinite(extreme):
+            return f"the update is not finite: {element} moved by {moved:g}"
+        return exact.out_of_range(element, moved, total_weight)
 
 
 class Total:

@@ -12,6 +12,7 @@ from silofold.core import conversion, plugins, seeds
 from silofold.core.errors import ConfigError, PluginError, SilofoldError, UserCodeError
 from silofold.core.user_code import calling, lacks_memory, told
 from silofold.training.flat import FlatModel
+from silofold.training.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ def build(
             module.compile(dynamic=False)
         _try(module, len(classes), image_shape)
         _refuse_shared_memory(module, name)
-        return FlatModel(module, device, len(classes))
+        return FlatModel(module, device, Classification(len(classes)))
 
 
 def building(name: str) -> AbstractContextManager[None]:
@@ -152,7 +153,7 @@ def _try(module: torch.nn.Module, classes: int, shape: tuple[int, ...]) -> None:
     # parameters that are made in inference mode could never be trained
     with torch.no_grad() if lazy else torch.inference_mode():
         logits = module(torch.zeros(2, channels, *shape[:2]))
-    check_output(module, logits, 2, classes)
+    Classification(classes).check(module, logits, 2)
     after = _tensors(module)
     for key in after.keys() - before.keys():
         raise UserCodeError(
@@ -167,46 +168,6 @@ def _try(module: torch.nn.Module, classes: int, shape: tuple[int, ...]) -> None:
                 f"model {type(module).__name__}: {key} was replaced by another tensor while it ran; expected to be "
                 "written in place: self.x.copy_(…), under torch.no_grad()",
             )
-
-
-def check_output(module: torch.nn.Module, logits: object, images: int, classes: int) -> torch.Tensor:
-    """See that a model's output is one logit a class, and return it.
-
-    Parameters
-    ----------
-    module
-        The model.
-    logits
-        What it returned.
-    images
-        How many it was given.
-    classes
-        How many logits an image is to have.
-
-    Raises
-    ------
-    UserCodeError
-        It is something else.
-    """
-    mode = " in training" if module.training else ""
-    found = f"{type(module).__name__} maps {images} images{mode} to "
-    if not isinstance(logits, torch.Tensor):
-        raise UserCodeError("model-output", f"{found}{_kind(logits)}, expected one tensor ({images}, {classes})")
-    if tuple(logits.shape) != (images, classes):
-        raise UserCodeError(
-            "model-output", f"{found}{tuple(logits.shape)}, expected ({images}, {classes}): one logit a class"
-        )
-    if not logits.is_floating_point():
-        raise UserCodeError("model-output", f"{found}{logits.dtype}, expected torch.float32")
-    return logits
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, dict):
-        return f"a dict with the keys {', '.join(map(str, list(value)[:5]))}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:

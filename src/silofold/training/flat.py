@@ -16,12 +16,15 @@ from torch.nn.parameter import is_lazy
 from silofold.core import elements
 from silofold.core.errors import PluginError, UserCodeError
 from silofold.core.memory import aligned
+from silofold.training.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from silofold.training.task import Task
 
 
 class View(NamedTuple):
@@ -42,9 +45,6 @@ class View(NamedTuple):
     value: torch.Tensor
 
 
-"""Bytes. Kernels may take other paths, with other rounding, for other alignments."""
-
-
 class FlatModel:
     """A torch module on one flat vector.
 
@@ -54,13 +54,15 @@ class FlatModel:
         The model; its parameters are moved into the vector.
     device
         Where the model lives.
-    classes
-        How many logits an image is to have; 0: that is not looked at.
+    task
+        What it is trained for; none: classification, whatever the number of classes.
 
     Attributes
     ----------
     module : torch.nn.Module
         The model itself.
+    task : silofold.training.task.Task
+        What it is trained for.
     elements : silofold.core.elements.Elements
         What the vector is made of.
     parameters : list of torch.nn.Parameter
@@ -82,8 +84,9 @@ class FlatModel:
         The model has no parameter, or one that is not float32.
     """
 
-    def __init__(self, module: torch.nn.Module, device: torch.device, classes: int = 0) -> None:
-        self.module, self.views, self.classes = module, _views(module), classes
+    def __init__(self, module: torch.nn.Module, device: torch.device, task: Task | None = None) -> None:
+        self.module, self.views = module, _views(module)
+        self.task: Task = task or Classification()
         module.to(device)  # before its tensors are looked at: buffers become others by it
         trainable = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
         frozen = [(name, value) for name, value in module.named_parameters() if not value.requires_grad]

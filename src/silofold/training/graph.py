@@ -92,8 +92,8 @@ class GraphStep(Step):
         recorded.labels.copy_(labels)
         recorded.replay()
 
-    def end(self) -> tuple[float, int]:
-        """Copy the momentum out; return the loss summed over the examples since `begin`, and how many were right."""
+    def end(self) -> dict[str, float]:
+        """Copy the momentum out, and return what the task adds up."""
         self._kept.copy_(self.momentum)
         return super().end()
 
@@ -102,7 +102,7 @@ class GraphStep(Step):
 
     def _record(self, images: torch.Tensor, labels: torch.Tensor) -> Recorded:
         """Capture the step, and leave everything that its warm-up moves as it was, dropout's generator included."""
-        moved = [*self._model.state, self.momentum, self._loss_sum, self._correct]
+        moved = [*self._model.state, self.momentum, *self._sums.values()]
         before = [value.clone() for value in moved]
         super()._watch()  # what a graph does is settled when it is captured, whichever silo trains then
         with drawing_from(self._generator):

@@ -1,4 +1,4 @@
-"""Training and evaluating one silo: uint8 images in, a moved vector out.
+"""Training one silo: uint8 images in, a moved vector out.
 
 Nothing here draws from a global generator or reads a clock for anything but a deadline, so what comes out depends on the
 data, the settings and the seeds alone.
@@ -11,12 +11,10 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.nn import functional
 
 from silofold.core import seeds
 from silofold.core.reports import Cause
 from silofold.core.user_code import lacks_memory, token, told
-from silofold.training.build import check_output
 from silofold.training.unreached import Unreached
 
 if TYPE_CHECKING:
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
 
     from silofold.config import Local
     from silofold.training.flat import FlatModel
-
-EVALUATION_BATCH = 256
-"""Images a batch in evaluation: fixed, since another batch shape may round otherwise."""
 
 
 class Samples(NamedTuple):
@@ -61,10 +56,8 @@ class Outcome(NamedTuple):
         Optimizer steps taken.
     seen
         Examples that they covered.
-    loss_sum
-        Loss summed over those examples.
-    correct
-        How many of them the model had right when it saw them.
+    sums
+        What the task adds up, over those examples as the model saw them: ``loss`` and others.
     seconds
         Wall time.
     reason
@@ -77,21 +70,11 @@ class Outcome(NamedTuple):
 
     steps: int
     seen: int
-    loss_sum: float
-    correct: int
+    sums: dict[str, float]
     seconds: float
     reason: str
     cause: Cause = Cause.NONE
     raised: str = ""
-
-
-class Scores(NamedTuple):
-    """What evaluation found: examples, how many are right, loss summed over them, how many got no finite logit."""
-
-    examples: int
-    correct: int
-    loss_sum: float
-    unanswered: int = 0
 
 
 def load(images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device) -> Samples:
@@ -139,8 +122,7 @@ class Step:
     def __init__(self, model: FlatModel, settings: Local) -> None:
         device = model.vector.device
         self._model, self._settings, self.momentum = model, settings, torch.empty(0, device=device)
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._sums = model.task.zeros(device)
         self._unreached = Unreached(())
 
     def seed(self, seed: int) -> None:
@@ -150,8 +132,8 @@ class Step:
     def begin(self, momentum: torch.Tensor) -> None:
         """Take the momentum that is to be updated, and count from 0."""
         self.momentum = momentum
-        self._loss_sum.zero_()
-        self._correct.zero_()
+        for value in self._sums.values():
+            value.zero_()
         self._watch()
 
     def _watch(self) -> None:
@@ -162,21 +144,21 @@ class Step:
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Move the model by one batch of (B, C, H, W) uint8 images and (B,) int64 labels."""
-        gradient = self._model.gradient
+        gradient, task = self._model.gradient, self._model.task
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
-            logits = answers(self._model, images)
-            loss = functional.cross_entropy(logits, labels)
+            output = answers(self._model, images)
+            loss = task.loss(output, labels)
         gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             descend(self._model.trainable, gradient, self.momentum, self._settings, self._unreached)
-            self._loss_sum += loss * len(labels)
-            self._correct += (logits.argmax(1) == labels).sum()
+            for name, value in task.sums(output, labels, loss).items():
+                self._sums[name].add_(value)
 
-    def end(self) -> tuple[float, int]:
-        """Return the loss summed over the examples since `begin`, and how many of them were right."""
+    def end(self) -> dict[str, float]:
+        """Return what the task adds up, over the examples since `begin`."""
         self._unreached.leave()
-        return float(self._loss_sum), int(self._correct)
+        return {name: value.item() for name, value in self._sums.items()}
 
 
 def descend(
@@ -242,14 +224,14 @@ class Training:
 
     def end(self) -> Outcome:
         """Wait for the device, and tell how it went."""
-        loss_sum, correct = self._step.end()
+        sums = self._step.end()
         self._model.check_places()
         reason, cause = "", Cause.NONE
-        if not math.isfinite(loss_sum):
-            reason, cause = f"the loss became {loss_sum / max(self._seen, 1)}", Cause.DIVERGED
+        if not math.isfinite(sums["loss"]):
+            reason, cause = f"the loss became {sums['loss'] / max(self._seen, 1)}", Cause.DIVERGED
         elif self._late:
             reason, cause = "out of time", Cause.LATE
-        return Outcome(self._steps, self._seen, loss_sum, correct, time.perf_counter() - self._begin, reason, cause)
+        return Outcome(self._steps, self._seen, sums, time.perf_counter() - self._begin, reason, cause)
 
     def to_end(self) -> Outcome:
         """Take all steps, and tell how it went."""
@@ -271,48 +253,8 @@ def _batches(samples: Samples, settings: Local, rng: np.random.Generator) -> Ite
 def broken_off(fault: BaseException, seconds: float) -> Outcome:
     """Tell of training that an exception ended: it is the model's, but for a full memory."""
     if lacks_memory(fault):
-        return Outcome(0, 0, 0.0, 0, seconds, told(fault), Cause.MEMORY)
-    return Outcome(0, 0, 0.0, 0, seconds, told(fault), Cause.RAISED, token(fault))
-
-
-def evaluate(model: FlatModel, samples: Samples, seed: int | None = None) -> Scores:
-    """Evaluate the model on every example of a split, in the split's order.
-
-    An example without a finite logit is not right, whatever its label.
-
-    Parameters
-    ----------
-    model
-        What is evaluated.
-    samples
-        The split.
-    seed
-        For a model that draws random numbers in evaluation; none: it draws none.
-    """
-    device = samples.labels.device
-    # kept on the device: a number asked for would make every batch wait for a GPU
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    with torch.inference_mode():
-        for logits, y in _logits(model, samples, seed):
-            correct += (logits.argmax(1) == y).sum()
-            loss_sum += functional.cross_entropy(logits.double(), y, reduction="sum")
-        if math.isfinite(found := float(loss_sum)):
-            return Scores(len(samples.labels), int(correct), found)
-        # NaN is the largest of all for argmax, and so an answer; looked at only now: no other evaluation has to pay for it
-        sound = torch.cat([logits.amax(1).isfinite() for logits, _ in _logits(model, samples, seed)])
-        right = torch.cat([logits.argmax(1) == y for logits, y in _logits(model, samples, seed)])
-        return Scores(len(samples.labels), int((sound & right).sum()), found, int((~sound).sum()))
-
-
-def _logits(model: FlatModel, samples: Samples, seed: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Go through the logits and labels of every batch."""
-    if seed is not None:
-        seed_all(seed)
-    model.module.eval()
-    for start in range(0, len(samples.labels), EVALUATION_BATCH):
-        y = samples.labels[start : start + EVALUATION_BATCH]
-        yield answers(model, samples.images[start : start + EVALUATION_BATCH]), y
+        return Outcome(0, 0, {}, seconds, told(fault), Cause.MEMORY)
+    return Outcome(0, 0, {}, seconds, told(fault), Cause.RAISED, token(fault))
 
 
 def answers(model: FlatModel, images: torch.Tensor) -> torch.Tensor:
@@ -321,10 +263,10 @@ def answers(model: FlatModel, images: torch.Tensor) -> torch.Tensor:
     Raises
     ------
     UserCodeError
-        It is not one floating-point logit a class.
+        It is not what the model's task asks for.
     """
-    logits: torch.Tensor = model.module(images.to(torch.float32).div_(255))
-    return check_output(model.module, logits, len(images), model.classes) if model.classes else logits
+    task = model.task
+    return task.check(model.module, model.module(task.prepare(images)), len(images))
 
 
 def seed_all(seed: int) -> None:

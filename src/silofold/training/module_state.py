@@ -135,3 +135,21 @@ def as_bytes(value: torch.Tensor) -> memoryview:
     flat = value.detach().resolve_conj().cpu().contiguous().flatten()
     flat = torch.view_as_real(flat) if flat.is_complex() else flat
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def tensors(model: FlatModel) -> dict[str, tuple[object, ...]]:
+    """Shape, dtype and whether it is trained, of every parameter and buffer."""
+    named = [*model.module.named_parameters(), *model.module.named_buffers()]
+    return {key: (tuple(value.shape), str(value.dtype), value.requires_grad) for key, value in named}
+
+
+def structure(model: FlatModel) -> str:
+    """Digest names, shapes, dtypes and order of parameters and buffers: a vector means the same where it is the same."""
+    return sha256(repr(tensors(model)).encode())
+
+
+def told_of(facts: tuple[object, ...] | None) -> str:
+    """Put into words what `tensors` says of one."""
+    if facts is None:
+        return "gone"
+    return f"{facts[1]} {facts[0]}, {'trained' if facts[2] else 'not trained'}"

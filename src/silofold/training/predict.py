@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from silofold.core.errors import DivergedError
 from silofold.core.predictions import TOP, Predictions
-from silofold.training.local import EVALUATION_BATCH, answers, seed_all
+from silofold.training.scoring import outputs
+from silofold.training.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def predict(model: FlatModel, samples: Samples, silo: int, classes: int, seed: int) -> Predictions:
-    """Let the model answer every image of a silo's split, in the batches of `local.evaluate`.
+    """Let the model answer every image of a silo's split, in the batches of `scoring.evaluate`.
 
     Parameters
     ----------
@@ -61,13 +61,9 @@ def log_probabilities(model: FlatModel, images: torch.Tensor, classes: int, seed
     DivergedError
         The model gives no finite logit for an image: NaN is no answer.
     """
-    seed_all(seed)
-    parts = []
-    model.module.eval()
+    task = Classification(classes)
     with torch.inference_mode():
-        for start in range(0, len(images), EVALUATION_BATCH):
-            logits = answers(model, images[start : start + EVALUATION_BATCH])
-            parts.append(functional.log_softmax(logits.double(), 1))
+        parts = [task.log_probabilities(output) for _, output in outputs(model, images, seed)]
     logs: NDArray[np.float64] = torch.cat(parts).cpu().numpy() if parts else np.empty((0, classes))
     unanswered = int((~np.isfinite(logs)).any(axis=1).sum())
     if unanswered:

@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
-from silofold.core import seeds
 from silofold.core.errors import ConfigError
 from silofold.training import local
 from silofold.training.flat import FlatModel
 from silofold.training.graph import GraphStep
+from silofold.training.member import begin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from silofold.config import Local
+    from silofold.training.member import Member, Underway
 
 
 TURN = 16
 """Steps that a lane takes before the next one's turn comes: enough to keep it at work meanwhile, and so few that a device's
 queue takes those of all lanes."""
-
-
-class Member(NamedTuple):
-    """A silo of a group.
-
-    Attributes
-    ----------
-    samples
-        Its training split.
-    momentum
-        (T,) float32, updated in place; none: it starts at zero and nobody keeps it.
-    key
-        Seed, round and silo: all that is drawn in its training follows from them.
-    """
-
-    samples: local.Samples
-    momentum: torch.Tensor | None
-    key: tuple[int, int, int]
 
 
 class Lane:
@@ -67,25 +50,21 @@ class Lane:
         """Make the context in which the lane works."""
         return torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext()
 
-    def start(self, model: FlatModel, member: Member, deadline: float) -> local.Training:
+    def start(self, model: FlatModel, member: Member, deadline: float) -> Underway:
         """Start to train in a silo, from a model that may be the lane's own."""
         if self._stream:
             self._stream.wait_stream(torch.cuda.current_stream())
-        seed, number, silo = member.key
         with self.here():
-            if model is not self.model:
+            if model is not self.model and member.start is None:
                 self.model.load(model.vector)
-            self._step.seed(seeds.torch_seed(seed, "dropout", number, silo))
-            rng = seeds.generator(seed, "shuffle", number, silo)
-            momentum = self._blank.zero_() if member.momentum is None else member.momentum
-            return local.Training(self.model, member.samples, self._settings, momentum, rng, deadline, self._step)
+            return begin(self.model, self._step, self._settings, member, self._blank, deadline)
 
-    def advance(self, training: local.Training) -> bool:
+    def advance(self, training: Underway) -> bool:
         """Take the lane's turn; False if it needs no other."""
         with self.here():
             return all(training.advance() for _ in range(TURN))
 
-    def end(self, training: local.Training) -> local.Outcome:
+    def end(self, training: Underway) -> local.Outcome:
         """Wait for the device, and tell how it went."""
         with self.here():
             return training.end()
@@ -116,9 +95,7 @@ class Trainer:
                 f"local.cuda_graph = true: this worker trains on the device {device}; expected a GPU, or "
                 "local.cuda_graph = false",
             )
-        models = (
-            [FlatModel(copy.deepcopy(model.module), device, model.classes) for _ in range(size)] if size > 1 else [model]
-        )
+        models = [FlatModel(copy.deepcopy(model.module), device, model.task) for _ in range(size)] if size > 1 else [model]
         self._lanes = [Lane(one, settings, alone=size == 1) for one in models]
 
     def train(self, group: Sequence[Member], deadline: float) -> list[local.Outcome]:

@@ -6,10 +6,7 @@ is saved. All of that shows in a few steps on made-up images, on every worker al
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import pickle
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,32 +16,18 @@ from silofold.core.digest import sha256
 from silofold.core.errors import ConfigError, DivergedError, SilofoldError, UserCodeError
 from silofold.core.fingerprint import TOLERANCE, Fingerprint, difference
 from silofold.core.user_code import told
-from silofold.training import local
-from silofold.training.build import check_output, running
-from silofold.training.module_state import as_bytes, attributes, kept, mark, streams
+from silofold.training import local, model_file
+from silofold.training.build import running
+from silofold.training.module_state import as_bytes, attributes, kept, mark, streams, structure, tensors, told_of
+from silofold.training.shapes import Shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
     from silofold.config import Local
     from silofold.training.flat import FlatModel
 
 SEED = 7
 TOLD = 256
 """Logits that workers compare beyond their digest."""
-
-
-class Shapes(NamedTuple):
-    """Numbers of images in a batch, ascending: the smallest and the largest that occur.
-
-    Attributes
-    ----------
-    train, test
-        In training, in evaluation.
-    """
-
-    train: tuple[int, ...]
-    test: tuple[int, ...]
 
 
 class Found(NamedTuple):
@@ -60,24 +43,6 @@ class Found(NamedTuple):
 
     fingerprint: Fingerprint
     draws: bool
-
-
-def shapes(train: Iterable[int], test: Iterable[int], settings: Local) -> Shapes:
-    """Work out the batch shapes that silos give, from the numbers of their training and test images."""
-    return Shapes(
-        _ends(train, settings.batch_size, drop_last=settings.drop_last),
-        _ends(test, local.EVALUATION_BATCH, drop_last=False),
-    )
-
-
-def _ends(examples: Iterable[int], size: int, *, drop_last: bool) -> tuple[int, ...]:
-    found = set()
-    for count in examples:
-        if count >= size:
-            found.add(size)
-        if count % size and not drop_last:
-            found.add(count % size)
-    return tuple(sorted({min(found), max(found)})) if found else ()
 
 
 def check(model: FlatModel, settings: Local, sizes: Shapes, shape: tuple[int, ...], classes: int, name: str) -> Found:
@@ -174,7 +139,7 @@ class _Check:
     def run(self, sizes: Shapes) -> Found:
         """Try all, in an order in which what one step leaves behind shows in the next."""
         least, most = (sizes.train[:1], sizes.train[1:])
-        before, file = _tensors(self._model), self._beside()
+        before, file = tensors(self._model), self._beside()
         state = attributes(self._model.module)
         logits, draws = self._evaluate(sizes.test[0] if sizes.test else 1)
         try:
@@ -196,7 +161,7 @@ class _Check:
             self._evaluate(size)
         self._look(before, file)
         self._look_at_views()
-        self._model.file = look_at_file(self._model, self._name)
+        self._model.file = model_file.look(self._model, self._name)
         kept = [bytes(as_bytes(value)) for value in self._model.state[1:]]
         return Found(
             Fingerprint(
@@ -216,11 +181,11 @@ class _Check:
         self._model.module.eval()
         before = streams(self._model)
         with torch.inference_mode():
-            logits = self._model.module(self._images.images[:size].to(torch.float32).div_(255))
-        check_output(self._model.module, logits, size, self._classes)
-        if not logits.amax(1).isfinite().all():  # NaN is the largest of all
+            logits = local.answers(self._model, self._images.images[:size])
+        if not self._model.task.answered(logits).all():
             raise UserCodeError(
-                "model-output", f"model {self._name}: an untrained model gives logits that are not finite, {_first(logits)}"
+                "model-output",
+                f"model {self._name}: an untrained model gives logits that are not finite, {logits[0, :3].tolist()}",
             )
         return logits.detach().clone(), before != streams(self._model)
 
@@ -233,7 +198,7 @@ class _Check:
         before = streams(self._model)[1:]
 
         def look(_: object, __: object, logits: object) -> None:
-            found = check_output(module, logits, size, self._classes)
+            found = self._model.task.check(module, logits, size)
             if not found.requires_grad:
                 raise UserCodeError(
                     "model-output",
@@ -253,7 +218,7 @@ class _Check:
                 "and a recorded graph would repeat one draw for ever; expected torch's generators, or "
                 "local.cuda_graph = false",
             )
-        loss, _ = step.end()
+        loss = step.end()["loss"]
         if not (math.isfinite(loss) and bool(torch.isfinite(self._model.vector).all())):
             raise DivergedError(
                 "diverged-start",
@@ -278,14 +243,14 @@ class _Check:
 
     def _look(self, before: dict[str, tuple[object, ...]], file: dict[str, str]) -> None:
         """See that tensors are those that were there, where they were, and that nothing else moved that is to be saved."""
-        model, now = self._model, _tensors(self._model)
+        model, now = self._model, tensors(self._model)
         what = f"model {self._name}: "
         for key in now.keys() - before.keys():
             raise UserCodeError("model-tensors", f"{what}{key} was made while it ran; expected all of them from the start")
         for key, facts in before.items():
             if now.get(key) != facts:
                 raise UserCodeError(
-                    "model-tensors", f"{what}while it ran, {key} became {_told(now.get(key))}; it was {_told(facts)}"
+                    "model-tensors", f"{what}while it ran, {key} became {told_of(now.get(key))}; it was {told_of(facts)}"
                 )
         model.check_places()
         for key, value in self._beside().items():
@@ -331,94 +296,3 @@ class _Check:
         }
         buffers = self._model.module.named_buffers()
         return others | {key: mark(value) for key, value in buffers if key not in state and value.is_floating_point()}
-
-
-def look_at_file(model: FlatModel, name: str) -> list[tuple[str, str]]:
-    """See that the state dict can be written and read back; without its tensors, since it rests on no size.
-
-    Parameters
-    ----------
-    model
-        Before its first round, and after its last: what is no tensor may have changed.
-    name
-        Of the model, as the settings have it.
-
-    Returns
-    -------
-    list of tuple
-        Name and form of each entry.
-
-    Raises
-    ------
-    UserCodeError
-        It cannot, it holds less than the model, or other entries than before the first round.
-    """
-    model.check_places()
-    state = model.module.state_dict()
-    small = {
-        key: value.new_empty(0, device="cpu") if isinstance(value, torch.Tensor) else value for key, value in state.items()
-    }
-    with _readable(name):
-        file = io.BytesIO()
-        torch.save(small, file)
-        file.seek(0)
-        back = torch.load(file, weights_only=True)
-    if list(back) != list(small):
-        raise UserCodeError("model-file", f"model {name}: its state dict reads back with other entries")
-    held, trained = sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor)), len(model.gradient)
-    if held < trained:
-        raise UserCodeError(
-            "model-file",
-            f"model {name}: its state dict holds {held:,} numbers, and {trained:,} are trained: the saved model would lack "
-            "some; expected all parameters under their own names",
-        )
-    entries = [(key, _form(value)) for key, value in state.items()]
-    if model.file and entries != model.file:
-        others = sorted({key for key, _ in {*entries} ^ {*model.file}})
-        raise UserCodeError(
-            "model-file",
-            f"model {name}: its state dict has come to hold other entries while it ran: "
-            f"{', '.join(others[:5]) or 'in another order'}; expected those of the start: silofold evaluate knows no others",
-        )
-    return entries
-
-
-def _form(value: object) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-@contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (pickle.PickleError, AttributeError, TypeError, RuntimeError) as fault:
-        words = next((line.strip() for line in str(fault).splitlines() if "GLOBAL" in line or "pickle" in line), str(fault))
-        raise UserCodeError(
-            "model-file",
-            f"model {name}: its state dict cannot be written and read back with weights_only=True: {words[:200]}; expected "
-            "tensors and plain values alone (get_extra_state)",
-        ) from fault
-
-
-def _tensors(model: FlatModel) -> dict[str, tuple[object, ...]]:
-    """Shape, dtype and whether it is trained, of every parameter and buffer."""
-    return {key: (tuple(value.shape), str(value.dtype), value.requires_grad) for key, value in _named(model.module)}
-
-
-def structure(model: FlatModel) -> str:
-    """Digest names, shapes, dtypes and order of parameters and buffers: a vector means the same where it is the same."""
-    return sha256(repr(_tensors(model)).encode())
-
-
-def _told(facts: tuple[object, ...] | None) -> str:
-    if facts is None:
-        return "gone"
-    return f"{facts[1]} {facts[0]}, {'trained' if facts[2] else 'not trained'}"
-
-
-def _first(logits: torch.Tensor) -> Sequence[float]:
-    return [float(value) for value in logits[0, :3]]
-
-
-def _named(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]

@@ -137,7 +137,7 @@ def test_a_graph_trains_as_the_eager_step(precision: str) -> None:
     assert float((vectors[0] - vectors[1]).abs().max()) < (1e-5 if precision == "float32" else 1e-2)
     for one, other in zip(outcomes[:3], outcomes[3:], strict=True):
         assert (one.steps, one.seen) == (other.steps, other.seen)
-        assert one.loss_sum == pytest.approx(other.loss_sum, rel=1e-4 if precision == "float32" else 1e-2)
+        assert one.sums["loss"] == pytest.approx(other.sums["loss"], rel=1e-4 if precision == "float32" else 1e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
@@ -159,4 +159,4 @@ def test_the_warm_up_leaves_no_trace_on_a_gpu() -> None:
     step._record(data.images.clone(), data.labels.clone())
     assert all(torch.equal(value, old) for value, old in zip([*model.state, step.momentum], before, strict=True))
     assert torch.equal(torch.cuda.get_rng_state(device), drawn)
-    assert step.end() == (0.0, 0)
+    assert step.end() == {"loss": 0.0, "correct": 0}

@@ -15,7 +15,7 @@ from silofold.config import Local, Settings
 from silofold.core import seeds
 from silofold.core.errors import DivergedError
 from silofold.core.reports import Cause
-from silofold.training import build, local
+from silofold.training import build, local, scoring
 from silofold.training.flat import FlatModel
 from silofold.training.predict import predict
 
@@ -113,8 +113,8 @@ def test_equals_torchs_own_sgd(settings: Local) -> None:
     reference = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
     assert float((model.vector - reference).abs().max()) < 1e-6
     assert float((reference - make(dense).vector).abs().max()) > 1e-3  # it has moved
-    assert (outcome.steps, outcome.seen, outcome.correct, outcome.reason) == (len(sizes), sum(sizes), correct, "")
-    assert outcome.loss_sum == pytest.approx(loss_sum, rel=1e-6)
+    assert (outcome.steps, outcome.seen, outcome.sums["correct"], outcome.reason) == (len(sizes), sum(sizes), correct, "")
+    assert outcome.sums["loss"] == pytest.approx(loss_sum, rel=1e-6)
     if settings.momentum:
         memory = torch.cat([optimizer.state[parameter]["momentum_buffer"].flatten() for parameter in module.parameters()])
         assert float((momentum - memory).abs().max()) < 1e-6
@@ -143,7 +143,7 @@ def test_equals_the_serial_reference_on_lenet() -> None:
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
     found = serial.train(reference, optimizer, serial.Silo(x, y, x, y), settings.local, seeds.generator(1, "shuffle", 1, 0))
     assert np.abs(model.host - serial.vector(reference)).max() < 1e-6
-    assert outcome.loss_sum == pytest.approx(found[0], rel=1e-5)
+    assert outcome.sums["loss"] == pytest.approx(found[0], rel=1e-5)
     assert outcome.seen == found[1]
 
 
@@ -205,7 +205,7 @@ def test_a_deadline_that_has_passed() -> None:
     model = make(dense)
     before = model.host.tobytes()
     outcome = train(model, Local(), deadline=time.monotonic() - 1)
-    assert outcome._replace(seconds=0) == local.Outcome(0, 0, 0.0, 0, 0, "out of time", Cause.LATE)
+    assert outcome._replace(seconds=0) == local.Outcome(0, 0, {"loss": 0.0, "correct": 0}, 0, "out of time", Cause.LATE)
     assert model.host.tobytes() == before
 
 
@@ -245,7 +245,7 @@ def test_evaluation_against_a_plain_loop(kind: Callable[[], nn.Module], examples
     model, data = make(kind), samples(examples)
     train(model, Local(lr=0.1))
     before = model.host.tobytes()
-    scores = local.evaluate(model, data)
+    scores = scoring.evaluate(model, data)
     assert model.host.tobytes() == before
     module = copy.deepcopy(model.module).double().eval()
     correct, loss_sum = 0, 0.0
@@ -253,9 +253,9 @@ def test_evaluation_against_a_plain_loop(kind: Callable[[], nn.Module], examples
         logits = module(image[None].double() / 255)[0].detach()
         correct += int(logits.argmax()) == int(label)
         loss_sum -= float(torch.log_softmax(logits, 0)[label])
-    assert (scores.examples, scores.correct) == (examples, correct)
-    assert scores.loss_sum == pytest.approx(loss_sum, rel=1e-5)
-    assert local.evaluate(model, data) == scores
+    assert (scores.examples, scores.sums["correct"]) == (examples, correct)
+    assert scores.sums["loss"] == pytest.approx(loss_sum, rel=1e-5)
+    assert scoring.evaluate(model, data) == scores
 
 
 @pytest.mark.parametrize("kind", [dense, normalised])
@@ -270,7 +270,7 @@ def test_evaluation_adds_up_as_python_does_batch_by_batch(kind: Callable[[], nn.
             logits = model.module(images.float().div_(255))
             correct += int((logits.argmax(1) == y).sum())
             loss_sum += float(nn.functional.cross_entropy(logits.double(), y, reduction="sum"))
-    assert local.evaluate(model, data) == local.Scores(700, correct, loss_sum)
+    assert scoring.evaluate(model, data) == scoring.Scores(700, {"loss": loss_sum, "correct": correct})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -285,16 +285,16 @@ def test_an_image_without_a_finite_logit_is_not_right(value: float) -> None:
 
     data = samples(700)
     data.labels.zero_()
-    found = local.evaluate(make(lambda: Half(1, 1)), data)
-    assert (found.correct, found.unanswered) == (350, 350)
-    assert not math.isfinite(found.loss_sum)
+    found = scoring.evaluate(make(lambda: Half(1, 1)), data)
+    assert (found.sums["correct"], found.unanswered) == (350, 350)
+    assert not math.isfinite(found.sums["loss"])
     with pytest.raises(DivergedError, match="no finite logit for 350 of 700 images"):
         predict(make(lambda: Half(1, 1)), data, 0, 3, 1)
 
 
 def test_an_empty_test_split() -> None:
     empty = local.load(np.empty((0, 4, 4), np.uint8), np.empty(0, np.int64), CPU)
-    assert local.evaluate(make(dense), empty) == local.Scores(0, 0, 0.0)
+    assert scoring.evaluate(make(dense), empty) == scoring.Scores(0, {"loss": 0.0, "correct": 0})
 
 
 def test_load_brings_channels_to_the_front() -> None:

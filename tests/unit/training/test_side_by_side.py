@@ -12,7 +12,8 @@ from torch import nn
 from silofold.config import Local
 from silofold.training import build, device, graph, local, side_by_side
 from silofold.training.flat import FlatModel
-from silofold.training.side_by_side import Member, Trainer
+from silofold.training.member import Member
+from silofold.training.side_by_side import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,17 +14,18 @@ from silofold.core import seeds
 from silofold.core.digest import sha256
 from silofold.core.errors import ConfigError, DivergedError, SilofoldError, UserCodeError
 from silofold.core.fingerprint import difference
-from silofold.training import build, local, start_check
-from silofold.training.start_check import Found, Shapes, shapes
+from silofold.training import build, local, scoring, shapes, start_check
+from silofold.training.shapes import Shapes
 
 if TYPE_CHECKING:
     from silofold.training.flat import FlatModel
+    from silofold.training.start_check import Found
 
 CLASSES = ["a", "b", "c", "d", "e"]
 SHAPE = (16, 16)
 CPU = torch.device("cpu")
 SETTINGS = Local(batch_size=8, lr=0.05, momentum=0.9)
-SIZES = shapes((33, 40), (20, 21), SETTINGS)
+SIZES = shapes.of((33, 40), (20, 21), SETTINGS)
 """With a last batch of one image."""
 RIGHT = (
     "Plain", "Tied", "Frozen", "ComplexConstant", "Lazy", "WeightNorm", "LegacyWeightNorm", "SpectralNorm",
@@ -131,8 +132,8 @@ def test_a_last_batch_of_one_image() -> None:
         check(model, name)
     assert caught.value.id == "model-batch"
     dropping = Local(batch_size=8, drop_last=True)
-    check(model, name, dropping, shapes((33, 40), (1,), dropping))
-    check(model, name, Local(batch_size=7), shapes((33, 40), (1,), Local(batch_size=7)))
+    check(model, name, dropping, shapes.of((33, 40), (1,), dropping))
+    check(model, name, Local(batch_size=7), shapes.of((33, 40), (1,), Local(batch_size=7)))
 
 
 def test_one_step_that_makes_it_not_finite() -> None:
@@ -161,7 +162,7 @@ def test_random_numbers_that_a_graph_would_repeat() -> None:
 def test_batch_shapes(
     train: tuple[int, ...], test: tuple[int, ...], keys: dict[str, Any], expected: tuple[tuple[int, ...], ...]
 ) -> None:
-    assert shapes(train, test, Local(batch_size=8, **keys)) == expected
+    assert shapes.of(train, test, Local(batch_size=8, **keys)) == expected
 
 
 def test_nothing_to_train_or_evaluate() -> None:
@@ -192,7 +193,7 @@ def test_an_output_that_is_another_only_later(made: Any, says: str, *, training:
     step = local.Step(model, SETTINGS)
     step.begin(torch.zeros_like(model.gradient))
     with pytest.raises(UserCodeError, match=says) as caught:
-        step(*samples) if training else local.evaluate(model, samples)
+        step(*samples) if training else scoring.evaluate(model, samples)
     assert caught.value.id == "model-output"
 
 
@@ -214,7 +215,7 @@ def test_lenet_is_checked_in_60_ms() -> None:
     spent = []
     for _ in range(7):
         begin = time.process_time()
-        start_check.check(model, settings, shapes((300, 41), (50, 300), settings), (28, 28), 62, "lenet")
+        start_check.check(model, settings, shapes.of((300, 41), (50, 300), settings), (28, 28), 62, "lenet")
         spent.append(time.process_time() - begin)
     assert statistics.median(spent) < 0.06
 
@@ -243,10 +244,10 @@ def test_random_numbers_in_evaluation_follow_from_the_seed() -> None:
     model = make("AlwaysDropping")
     rng = np.random.default_rng(7)
     samples = local.load(rng.integers(0, 256, (40, *SHAPE), np.uint8), rng.integers(0, 5, 40), CPU)
-    first = local.evaluate(model, samples, 3)
+    first = scoring.evaluate(model, samples, 3)
     torch.manual_seed(8)
-    assert local.evaluate(model, samples, 3) == first
-    assert local.evaluate(model, samples, 4) != first
+    assert scoring.evaluate(model, samples, 3) == first
+    assert scoring.evaluate(model, samples, 4) != first
 
 
 def test_an_extra_state_reaches_the_file() -> None:

@@ -14,7 +14,7 @@ from silofold.core.errors import CheckpointError, RunFolderError, SchemaError
 from silofold.data import silo as silos
 from silofold.record import checkpoint
 from silofold.record.rundir import RunFolder
-from silofold.training import build, device, start_check
+from silofold.training import build, device, module_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,7 @@ class Trained:
         name = self.settings.model["name"]
         model = build.build(self.settings.model, classes, image_shape, self.settings.seed, place)
         recorded = self._structures()
-        if recorded and start_check.structure(model) not in recorded:
+        if recorded and module_state.structure(model) not in recorded:
             raise CheckpointError(
                 "model-fit",
                 f"{self.run.path}: {name} is built with other names, shapes or order of parameters than in the run: is its "

@@ -1,0 +1,1 @@
+"""A baseline: what federating is measured against, trained by the processes of one machine."""
