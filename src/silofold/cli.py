@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import silofold
 from silofold import machine
+from silofold.commands import data_commands
 from silofold.core import console, endings, modules, user_code, warned
 from silofold.errors import ConfigError, SilofoldError
 
@@ -81,6 +82,8 @@ def _run(options: argparse.Namespace) -> int:
         from silofold import operate
 
         return operate.main(options)
+    if options.command in data_commands.VERBS:
+        return data_commands.main(options)
     if options.command in _WITHOUT_MPI:
         return _without_mpi(options)
     if options.command == "doctor":
@@ -184,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="say whether a run folder is whole and is what it says")
     verify.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder, or a folder of silos")
     _add_measuring(commands)
+    data_commands.add(commands)
     return parser
 
 

@@ -74,8 +74,7 @@ class Reader:
         with opened(path) as file:
             status = os.fstat(file.fileno())
             check_size(path, status.st_size, silo, self.manifest.image_shape)
-            offsets = self._verdict(silo, stamp_of(status)).offsets
-            where = dict(zip(DTYPES, offsets[:3] if split == "train" else offsets[3:], strict=True))
+            where = dict(zip(DTYPES, self._offsets(silo, split, status), strict=True))
             tally = Tally(len(self.manifest.classes))
             images = _read_images(file, where["images"], (info.examples, *self.manifest.image_shape), tally, path)
             labels, writer = (np.empty(info.examples, DTYPES[name]) for name in ("labels", "writer"))
@@ -99,8 +98,22 @@ class Reader:
         with opened(path) as file:
             status = os.fstat(file.fileno())
             check_size(path, status.st_size, silo, self.manifest.image_shape)
-            offset = self._verdict(silo, stamp_of(status)).offsets[0 if split == "train" else 3]
+            offset = self._offsets(silo, split, status)[0]
             yield from read_pieces(file, path, offset, (getattr(silo, split).examples, *self.manifest.image_shape))
+
+    def place(self, silo: SiloInfo, split: SplitName) -> int:
+        """Tell at which byte of its file the pictures of a split begin.
+
+        Raises
+        ------
+        SchemaError
+            As for `read`, but for the bytes themselves.
+        """
+        path = self.folder / silo.file
+        with opened(path) as file:
+            status = os.fstat(file.fileno())
+            check_size(path, status.st_size, silo, self.manifest.image_shape)
+            return self._offsets(silo, split, status)[0]
 
     def check(self, silo: SiloInfo) -> None:
         """Find out whether a silo's file can hold what the manifest says, without a look at what it holds.
@@ -128,6 +141,12 @@ class Reader:
                 self._cache.load()
                 self._look_at([], GENTLE_SECONDS, gently=True)
 
+    def _offsets(self, silo: SiloInfo, split: SplitName, status: os.stat_result) -> tuple[int, ...]:
+        """Tell where images, labels and groups of a split begin."""
+        offsets = self._verdict(silo, stamp_of(status)).offsets
+        at = 3 * self.manifest.splits.index(split)
+        return offsets[at : at + 3]
+
     def _verdict(self, silo: SiloInfo, stamp: Stamp) -> Verdict:
         """Know where the bytes of a file lie, by what is remembered or by a look.
 
@@ -141,16 +160,21 @@ class Reader:
             if not self._loaded:
                 self._loaded = True
                 self._cache.load()
-            found = self._cache.get(stamp, expected)
+            found = self._known(stamp, expected)
             if found is None:
                 with one_a_node(self._cache.key, PATIENCE if self._cache.places else 0):
                     self._cache.load()  # another process may have looked meanwhile
-                    if self._cache.get(stamp, expected) is None:
+                    if self._known(stamp, expected) is None:
                         self._look_at([silo, *self._mine], AHEAD_SECONDS)
-                found = self._cache.get(stamp, expected)
+                found = self._known(stamp, expected)
         if found is None:
             raise SchemaError("data-read", f"{self.folder / silo.file}: it was changed while it was looked at")
         return found
+
+    def _known(self, stamp: Stamp, expected: str) -> Verdict | None:
+        """Find a verdict that is of this schema: the cache is a file that anybody may have written."""
+        found = self._cache.get(stamp, expected)
+        return found if found and len(found.offsets) == len(DTYPES) * len(self.manifest.splits) else None
 
     def _look_at(self, wanted: Sequence[SiloInfo], seconds: float, *, gently: bool = False) -> None:
         """Look at those of these files that are not known, and at others of the folder for so many seconds.
@@ -190,7 +214,7 @@ class Reader:
         for silo in silos:
             with contextlib.suppress(OSError):
                 status = (self.folder / silo.file).stat()
-                known = silo.file in seen or self._cache.get(stamp_of(status), self._expected(silo))
+                known = silo.file in seen or self._known(stamp_of(status), self._expected(silo))
                 seen.add(silo.file)
                 if not known and stat.S_ISREG(status.st_mode):
                     yield silo, stamp_of(status)
@@ -198,7 +222,7 @@ class Reader:
     def _expected(self, silo: SiloInfo) -> str:
         """Digest what the manifest says of a file."""
         digest = self._layout.copy()
-        digest.update(msgspec.json.encode([silo.name, silo.writers, silo.train, silo.test]))
+        digest.update(msgspec.json.encode([silo.name, silo.writers, silo.train, silo.test, silo.validation, silo.role]))
         return digest.hexdigest()
 
 
@@ -251,7 +275,7 @@ def check_size(path: Path, size: int, silo: SiloInfo, image_shape: tuple[int, ..
     SchemaError
         It is.
     """
-    least = size_of(silo.train.examples + silo.test.examples, image_shape)
+    least = size_of(silo.examples, image_shape)
     if size < least:
         raise SchemaError(
             "data-read",
