@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from silofold.data.samples import few
+from silofold.data.samples import all_of, few
 from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _regrouped(samples: Samples, silo: NDArray[np.int32], names: tuple[str, ...]
     """Give pictures new silos; a group in several becomes one in each."""
     samples = replace(samples, silo=silo, silos=names, external=frozenset())
     if not samples.grouped:
-        return replace(samples, groups=names, group=silo.copy()), False
+        return replace(samples, groups=tuple(map(all_of, names)), group=silo.copy()), False
     pairs, inverse = np.unique(np.stack([samples.group, silo]), axis=1, return_inverse=True)
     homes = np.bincount(pairs[0], minlength=len(samples.groups))
     torn = bool((homes > 1).any())

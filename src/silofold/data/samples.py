@@ -129,7 +129,7 @@ def of_texts(
             f"picture {row + 1}: found the class {fault.args[0]!r}, expected one of the {len(known)}: {few(known)}",
         ) from None
     names = tuple(sorted(set(silos)))
-    of_groups = silos if groups is None else groups
+    of_groups = [all_of(silo) for silo in silos] if groups is None else groups
     group_names = tuple(sorted(set(of_groups)))
     return Samples(
         known,
@@ -145,6 +145,11 @@ def of_texts(
         grouped=groups is not None,
         group_word="writer" if groups is None else "group",
     )
+
+
+def all_of(silo: str) -> str:
+    """Name the one group of a silo of whose groups nothing is known."""
+    return f"all of {silo}"
 
 
 def _codes(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int32]:

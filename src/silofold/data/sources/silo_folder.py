@@ -11,7 +11,7 @@ from PIL import Image
 from silofold.data.manifest import read_manifest
 from silofold.data.picture import pixels
 from silofold.data.reader import Reader
-from silofold.data.samples import CODES, Picture, Samples
+from silofold.data.samples import CODES, Picture, Samples, all_of
 from silofold.data.sources import raw_array
 from silofold.data.sources.raw_array import RawArray
 
@@ -62,7 +62,7 @@ class SiloFolder:
                 place.append(np.arange(size))
                 paths += [f"{number}/{split}"] * size
         external = frozenset(silo.name for silo in self.manifest.silos if silo.role == "external")
-        single = all(silo.writers == (silo.name,) for silo in self.manifest.silos)
+        single = all(silo.writers == (all_of(silo.name),) for silo in self.manifest.silos)
         label_of, silos, group_of, splits = (np.concatenate(each) for each in (label, silo_of, group, split_of))
         return Samples(
             self.manifest.classes,
