@@ -35,6 +35,7 @@ NO_RANKS = tests/unit tests/test_layers.py tests/test_docs.py
 PARALLEL = -n auto --dist loadscope
 # each starts jobs of several ranks, whose waits take no core: a few at once, however many cores there are
 JOBS_AT_ONCE = -n auto --maxprocesses 4 --dist loadscope
+CASES_AT_ONCE = -n auto --maxprocesses 3 --dist load
 check: $(READY) ## format, lint, types, unit tests
 	@$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -56,13 +57,13 @@ fuzz: $(READY) ## thousands of damaged and hostile inputs: no traceback, no hang
 faults: $(READY) ## every fault that was found once, in whole runs too
 	@SILOFOLD_FAULTS=all $(BIN)/pytest $(JOBS_AT_ONCE) tests/faults --durations=10
 
-chaos: $(READY) ## kill, stop and confuse ranks in every step of the round: the whole table of faults
-	@SILOFOLD_CHAOS=all $(BIN)/pytest tests/chaos
+chaos: $(READY) ## SET="key=value …": kill, stop and confuse ranks in every step of the round: the whole table of faults
+	@SILOFOLD_CHAOS=all SILOFOLD_CHAOS_SET="$(SET)" $(BIN)/pytest $(CASES_AT_ONCE) tests/chaos
 
 chaos-plain: $(READY) ## the same table where no rank survives another's death: Open MPI without ULFM, then MPICH
 	@$(MAKE) venv VENV=.venv-mpich MPI=mpich
-	SILOFOLD_CHAOS=all SILOFOLD_LAUNCHER=$(BIN)/mpirun $(BIN)/pytest tests/chaos
-	SILOFOLD_CHAOS=all .venv-mpich/bin/pytest tests/chaos
+	SILOFOLD_CHAOS=all SILOFOLD_LAUNCHER=$(BIN)/mpirun $(BIN)/pytest $(CASES_AT_ONCE) tests/chaos
+	SILOFOLD_CHAOS=all .venv-mpich/bin/pytest $(CASES_AT_ONCE) tests/chaos
 
 # what another MPI library could break; its waits are busy, so the whole of the tests would take too long
 ON_BOTH := control or same_bits_on_every_shape or void or away or killed_and or silo_that_fails or left_out

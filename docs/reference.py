@@ -21,6 +21,7 @@ import msgspec
 from msgspec import inspect as types
 
 from silofold import config, plugins
+from silofold.coordination import member, recovery
 from silofold.coordination.phases import TRANSITIONS
 from silofold.core.endings import ENDINGS
 from silofold.core.error_table import ERRORS
@@ -161,22 +162,36 @@ def errors_page() -> str:
 
 
 def phases_page() -> str:
-    """Return the page of the scheduler's phases."""
-    edges: dict[tuple[str, str], list[str]] = {}
-    for way in TRANSITIONS:
-        edges.setdefault((way.source.__name__, way.target.__name__), []).append(way.event.__name__)
+    """Return the page of the protocol's machines."""
+    scheduler = [(one.source.__name__, one.event.__name__, one.target.__name__, one.meaning) for one in TRANSITIONS]
+    members = [(one.source, one.event.__name__, one.target, one.meaning) for one in member.WAYS]
+    survivors = [(one.source, one.event.__name__, one.target, one.meaning) for one in recovery.WAYS]
     lines = [
-        "# The scheduler's phases", "",
-        "`make docs` writes this page out of the table that the simulation checks: what is not in it is a fault.",
+        "# The protocol's machines", "",
+        "`make docs` writes this page out of the tables that the simulation checks: what is not in them is a fault.",
         "An event is a rank's message, its death (`Died`), a wish of the user (`Asked`) or time alone (`Tick`).", "",
-        "```mermaid", "stateDiagram-v2", "    [*] --> Gathering",
+        "## The scheduler's phases", "",
+        *_machine(scheduler, "[*] --> Gathering", "Closed --> [*]"), "",
+        "## What a server or a worker waits for", "",
+        "Between two waits it is at work. Which wait follows is decided by the message that ended the last one.", "",
+        *_machine(members, "[*] --> PLAN"), "",
+        "## How the survivors of a loss find each other", "",
+        "The lowest living rank leads.", "",
+        *_machine(survivors, "[*] --> leads", "[*] --> follows"),
     ]  # fmt: skip
-    lines += [f"    {source} --> {target}: {', '.join(events)}" for (source, target), events in edges.items()]
-    lines += ["    Closed --> [*]", "```", "", "| in | event | to | because |", "|---|---|---|---|"]
-    lines += [
-        f"| {one.source.__name__} | `{one.event.__name__}` | {one.target.__name__} | {one.meaning} |" for one in TRANSITIONS
-    ]
     return "\n".join(lines) + "\n"
+
+
+def _machine(ways: list[tuple[str, str, str, str]], *ends: str) -> list[str]:
+    """Draw a machine and list its ways."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for source, event, target, _ in ways:
+        edges.setdefault((source, target), []).append(event)
+    names = {one: one.replace(" ", "_") for source, _, target, _ in ways for one in (source, target)}
+    lines = ["```mermaid", "stateDiagram-v2", *(f"    {end}" for end in ends)]
+    lines += [f"    {names[source]} --> {names[target]}: {', '.join(events)}" for (source, target), events in edges.items()]
+    lines += ["```", "", "| in | event | to | because |", "|---|---|---|---|"]
+    return lines + [f"| {source} | `{event}` | {target} | {meaning} |" for source, event, target, meaning in ways]
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

@@ -112,7 +112,7 @@ class Plan(Message, frozen=True):
     exit_code: int = 0
     """With which the run then ends."""
     expelled: tuple[int, ...] = ()
-    """Ranks that live and do not answer when the run ends: those on the receiver's host are ended by it."""
+    """Ranks that live and do not answer when the run ends: once it is over, those on the receiver's host are ended by it."""
 
 
 class Score(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -30,7 +30,7 @@ from silofold import config, faults, machine, plugins, rehearsal, timeline, topo
 from silofold.comm import world as worlds
 from silofold.comm.fabric import Fabrics
 from silofold.comm.window import Node
-from silofold.coordination import quorum, window
+from silofold.coordination import quorum, recovery, window
 from silofold.core import console, warned
 from silofold.core.elements import Elements
 from silofold.core.endings import DONE, INTERNAL, INTERRUPTED, RESUMABLE, STOPPED
@@ -46,7 +46,7 @@ from silofold.errors import (
     UserCodeError,
 )  # fmt: skip
 from silofold.evaluation.accuracy import chance
-from silofold.messages import Broken, Over, Regroup, Summary, sha256
+from silofold.messages import Broken, Regroup, Summary, sha256
 from silofold.record import (
     checkpoint,
     control,
@@ -60,7 +60,8 @@ from silofold.record import (
     whole,
 )  # fmt: skip
 from silofold.record.rundir import RunFolder
-from silofold.roles.job import Job, RankLost, RunOver, StopNow, expect, regroup
+from silofold.roles.job import Job, StopNow
+from silofold.roles.listening import Listener, RankLost, RunOver, regroup
 from silofold.roles.shelf import Shelf
 from silofold.round import play
 
@@ -219,7 +220,7 @@ def _without(loss: RankLost, role: Role, job: Job, world: World, request: Reques
     if scheduler := _scheduler(world, role):
         scheduler.close()
         job.folder.release()
-    return regroup(world, job, loss)
+    return regroup(world, job, loss.loss)
 
 
 def _begin(world: World, request: Request) -> tuple[World, tuple[Role, Job, Fabrics]]:
@@ -249,14 +250,13 @@ def _rounds(world: World, role: Role, job: Job, fabrics: Fabrics) -> int:
             raise
         logger.info("rank %d ends the job", world.rank, exc_info=fault)
         world.say(Broken(fault.id, fault.message), topology.SCHEDULER)  # who tells it once, and ends all ranks
-        return expect(world, job, Over).exit_code
+        return Listener(world, job).dismissal()
 
 
 def _shape(world: World, job: Job) -> tuple[str, str]:
-    """Work out the roles of the survivors: as before if there are enough, with fewer standbys or servers if not."""
+    """Give the roles of the survivors as settings."""
     roles = job.settings.roles
-    servers = max(1, min(roles.servers, world.size - 2))
-    standby = max(0, min(roles.standby - (job.layout.size - world.size), world.size - servers - 2))
+    servers, standby = recovery.shape(world.size, job.layout.size - world.size, roles.servers, roles.standby)
     return f"roles.servers={servers}", f"roles.standby={standby}"
 
 

@@ -14,15 +14,10 @@ from run_folder import rounds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SETTINGS = {
-    "rounds.count": "4",
-    "rounds.start_quorum": "0.3",
-    "rounds.start_window": "20.0",
-    "rounds.update_ratio": "0.3",
-    "rounds.update_window": "6.0",
-    "rounds.max_void": "5",
-    "local.epochs": "1",
-}
+SETTINGS = {"rounds.count": "4", "rounds.start_window": "20.0", "rounds.update_window": "6.0", "local.epochs": "1"}
+"""The defaults, but for windows that a test can wait for, and for less to train."""
+QUORUM = {"rounds.start_quorum": "0.3", "rounds.update_ratio": "0.3", "rounds.max_void": "5"}
+"""Of rounds that count without some of their silos."""
 DEALT = {"cohort.name": "sample", "cohort.size": "4", "data.memory": "1"}
 """Of a cohort that is dealt out anew each round, whoever hosts its silos."""
 SECONDS = 240

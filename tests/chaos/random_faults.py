@@ -98,7 +98,7 @@ def main() -> int:
                 target=strike_start if number % 5 == EARLY else strike, args=(out, rng, told), daemon=True
             )
             striker.start()
-            settings = {"rounds.count": "12"} | (judge.DEALT if number % 3 == DEALT else {})
+            settings = {"rounds.count": "12"} | judge.QUORUM | (judge.DEALT if number % 3 == DEALT else {})
             begin = time.monotonic()
             try:
                 found = judge.judge(out, recipe, data, SHAPE, settings, {})

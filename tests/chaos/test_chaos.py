@@ -127,10 +127,20 @@ def cases() -> Iterator[tuple[str, Case]]:
         "dealt cohort, median, worker, kill before reduce",
         Case("worker 1: kill @ round 2 before reduce", settings=(*dealt, ("strategy.name", "median"))),
     )
+    quorum = tuple(judge.QUORUM.items())
     yield (
         "close by quorum, worker, stop before train",
-        Case("worker 1: stop @ round 2 before train", settings=(("rounds.close", "quorum"),)),
+        Case("worker 1: stop @ round 2 before train", settings=(*quorum, ("rounds.close", "quorum"))),
     )
+    for what in ("kill", "stop"):
+        for step in STEPS:
+            case = Case(f"worker 1: {what} @ round 2 before {step}", settings=quorum)
+            yield f"a third of the updates is enough, worker 1, {what} before {step}", case
+    for what in faults.IN_TRAINING:
+        yield (
+            f"a third of the updates is enough, worker 1, {what} in training",
+            Case(f"worker 1: {what} @ round 2", settings=quorum),
+        )
     yield (
         "expelled, worker, stop before train",
         Case("worker 1: stop @ round 2 before train", settings=(("rounds.bench_after", "1"),)),
@@ -142,7 +152,10 @@ SAMPLE = (
     "scheduler, kill before train", "server 1, kill before settle", "worker 1, kill before settle",
     "worker 1, stop before train",
     "worker 1, nan in training", "worker with kept momentum, kill before train",
+    "a third of the updates is enough, worker 1, kill before settle",
 )  # fmt: skip
+ALL_SET = tuple(pair.partition("=")[::2] for pair in os.environ.get("SILOFOLD_CHAOS_SET", "").split())
+"""Settings of all cases: ``shared_memory=false``."""
 CHOSEN = list(CASES) if os.environ.get("SILOFOLD_CHAOS") == "all" else list(SAMPLE)
 
 
@@ -157,7 +170,9 @@ def undisturbed(tiny: Path, recipe: Path, tmp_path_factory: pytest.TempPathFacto
 
     @functools.cache
     def run(settings: tuple[tuple[str, str], ...]) -> Outcome:
-        return judge.judge(tmp_path_factory.mktemp("undisturbed") / "run", recipe, tiny, SHAPE, dict(settings), {})
+        return judge.judge(
+            tmp_path_factory.mktemp("undisturbed") / "run", recipe, tiny, SHAPE, dict(settings) | dict(ALL_SET), {}
+        )
 
     return lambda case: run(case.settings)
 
@@ -168,12 +183,13 @@ def test_fault(
     tiny: Path,
     recipe: Path,
     tmp_path: Path,
-    chaos_table: list[tuple[str, Outcome]],
+    tell: Callable[[str, Outcome], None],
     undisturbed: Callable[[Case], Outcome],
 ) -> None:
     case = CASES[name]
-    outcome = judge.judge(tmp_path / "run", recipe, tiny, case.shape, dict(case.settings), {faults.VARIABLE: case.faults})
-    chaos_table.append((name, outcome))
+    settings = dict(case.settings) | dict(ALL_SET)
+    outcome = judge.judge(tmp_path / "run", recipe, tiny, case.shape, settings, {faults.VARIABLE: case.faults})
+    tell(name, outcome)
     assert outcome.left == []
     if ULFM:
         assert outcome.resumed is not case.goes_on, outcome.story

@@ -15,6 +15,10 @@ What: TypeAlias = Literal["kill", "stop", "wedge", "stop now", "not finite", "un
 """wedge: stop at once, and be killed later."""
 
 
+class Regrouping:
+    """The survivors of a loss look for each other."""
+
+
 class Aim(NamedTuple):
     """What strikes when a phase begins."""
 
@@ -22,6 +26,7 @@ class Aim(NamedTuple):
     phase: type
     what: What
     role: str = "server"
+    """server, worker or scheduler."""
     low: float = 0.0
     high: float = 0.1
     """Seconds after the phase began, at least and at most; of a kill."""
@@ -42,7 +47,7 @@ class Aim(NamedTuple):
         """Whether it can come about in a job, of which so many ranks were struck already."""
         if self.what in {"kill", "wedge"} and not plan.survives:
             return False
-        if self.role == "worker" and len(plan.layout.worker_ranks) < 2 + struck:
+        if self.role == "worker" and self.phase is not Regrouping and len(plan.layout.worker_ranks) < 2 + struck:
             return False
         if self.phase is Training and self.what == "wedge" and plan.settings.rounds.update_window == 6.0:
             return False
@@ -59,7 +64,8 @@ class Aim(NamedTuple):
 
 AIMS = (
     *(Aim(1, phase, "stop now", high=0.2) for phase in (Gathering, Training, Reducing, Applying, Evaluating)),
-    *(Aim(1, phase, "kill") for phase in (Gathering, Training, Reducing, Applying, Evaluating)),
+    *(Aim(1, phase, "kill") for phase in (Gathering, Training, Reducing, Applying)),
+    Aim(2.5, Evaluating, "kill"),
     *(Aim(1, phase, "stop") for phase in (Gathering, Reducing, Applying)),
     Aim(10, Gathering, "kill", "worker", tied=True, late=False),
     Aim(30, Gathering, "wedge", "worker", 0.5, 3.0, tied=True, late=True),
@@ -75,20 +81,29 @@ AIMS = (
     Aim(4, Reducing, "stop", "worker", full=False),
     Aim(1, Reducing, "kill", "worker", full=True),
     Aim(9, Reducing, "kill", "worker", full=False),
-    Aim(5, Reducing, "wedge", "worker", 0.4, 1.8, full=True, after_window=True),
+    Aim(6, Reducing, "wedge", "worker", 0.4, 1.8, full=True, after_window=True),
     Aim(10, Reducing, "wedge", "worker", 0.4, 1.8, full=False, after_window=True),
     Aim(1, Applying, "not finite"),
     Aim(2, Applying, "stop", "worker", tied=False),
     Aim(38, Applying, "stop", "worker", last=True),
     Aim(6, Applying, "stop", "worker", tied=True),
     Aim(4, Applying, "wedge", "worker", 2.0, 4.0, last=False, tied=False),
-    Aim(50, Applying, "wedge", "worker", 2.0, 4.0, last=True, tied=False),
-    Aim(2, Evaluating, "stop", shared=True),
+    Aim(80, Applying, "wedge", "worker", 2.0, 4.0, last=True, tied=False),
+    Aim(3.5, Evaluating, "stop", shared=True),
     Aim(2, Evaluating, "stop", "worker"),
     Aim(7, Evaluating, "wedge", "worker", 1.5, 3.0),
     Aim(2, Evaluating, "kill", "worker"),
+    Aim(5, Gathering, "kill", "worker", last=True),
+    *(Aim(0.4, phase, "kill", "scheduler") for phase in (Gathering, Training, Reducing, Applying, Evaluating)),
+    *(Aim(0.4, phase, "stop", "scheduler") for phase in (Gathering, Training, Reducing, Applying, Evaluating)),
+    Aim(2, Regrouping, "kill", "worker", high=1.0),
+    Aim(8, Regrouping, "wedge", "worker", 0.5, 3.0),
+    Aim(2, Regrouping, "kill", "server", high=1.0),
+    Aim(2, Regrouping, "stop", "server"),
+    Aim(1, Regrouping, "stop", "scheduler"),
+    Aim(1, Regrouping, "stop", "worker"),
 )
-CHANCES = {Gathering: 0.13, Training: 0.35, Reducing: 0.35, Applying: 0.42, Evaluating: 0.7}
+CHANCES = {Gathering: 0.13, Training: 0.35, Reducing: 0.35, Applying: 0.44, Evaluating: 0.7, Regrouping: 0.6}
 """Of an accident each time that a phase begins."""
 
 

@@ -7,24 +7,39 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from silofold import config, topology
-from silofold.coordination import phases
+from silofold.coordination import phases, recovery
 from silofold.coordination import window as windows
 from silofold.coordination.coordinator import Coordinator
-from silofold.coordination.events import CommitCheckpoint, EndKind, Expel, Finished, RoundClosed, Send, Tallied, Tick
+from silofold.coordination.events import (
+    CommitCheckpoint,
+    Died,
+    EndKind,
+    Expel,
+    Finished,
+    Heard,
+    Lost,
+    RoundClosed,
+    Send,
+    Tallied,
+    Tick,
+)  # fmt: skip
 from silofold.coordination.facts import Facts, Saved
 from silofold.messages import Alive, Over, Plan, Tally
 from silofold.messages import Expel as ExpelMessage
 from simulation import pasted
 from simulation import world as worlds
-from simulation.ranks import ELEMENTS, Rank
+from simulation.ranks import ELEMENTS, Rank, Survivor
 from simulation.world import Violation, World
 
 if TYPE_CHECKING:
     from silofold.coordination.events import Action, Event
+    from silofold.messages import Regroup
 
 
 STARTS = 5
 """Of a job, at most."""
+REPLAYED = 10
+"""One job of so many is played again by its record."""
 WAYS = {(way.source, way.event, way.target) for way in phases.TRANSITIONS}
 
 
@@ -39,7 +54,8 @@ class Outcome(NamedTuple):
     events: int
     seconds: float
     rounds: list[RoundClosed]
-    transitions: collections.Counter[tuple[str, str, str]]
+    ways: collections.Counter[tuple[str, ...]]
+    """How often each way of a machine was taken: its name, whence, the event's kind, and where to."""
     test: str
     """A unit test that shows the violation."""
 
@@ -154,6 +170,26 @@ def fail(why: str) -> NoReturn:
     raise Violation(why)
 
 
+class Zero(Survivor):
+    """Rank 0: the job's coordinator hears for it, until it looks for survivors."""
+
+    looks = False
+
+    def receive(self, event: Event) -> None:
+        """Take what has arrived."""
+        if self.looks:
+            super().receive(event)
+        elif self.alive and not (isinstance(event, Heard) and event.rank in self.known_dead):
+            if isinstance(event, Died):
+                self.known_dead.add(event.rank)
+            self.world.inbox.append(event)
+
+    def leave(self, loss: Lost, window: float) -> None:
+        """Leave the round, and call the others together."""
+        self.looks = True
+        self.start(self.recover(loss, window))
+
+
 class Job:
     """One simulated job.
 
@@ -167,19 +203,24 @@ class Job:
 
     def __init__(self, seed: int, *, one_dead_worker: bool = False) -> None:
         self._seed, self._one_dead_worker, self._starts = seed, one_dead_worker, 0
+        self._shape: worlds.Shape | None = None
+        self.ways: collections.Counter[tuple[str, ...]] = collections.Counter()
         self.rounds: list[RoundClosed] = []
         self.saved: CommitCheckpoint | None = None
         self.events = 0
-        self.transitions: collections.Counter[tuple[str, str, str]] = collections.Counter()
         self._start()
 
     def _start(self) -> None:
         """Start the ranks, from the newest checkpoint if there is one."""
         self._starts += 1
-        self.plan = worlds.draw(self._seed, one_dead_worker=self._one_dead_worker, start=self._starts)
+        self.plan = worlds.draw(self._seed, one_dead_worker=self._one_dead_worker, start=self._starts, shape=self._shape)
+        self._begin(facts_of(self.plan, self.saved))
+
+    def _begin(self, known: Facts) -> None:
+        self.facts = known
         self.world = World(f"{self._seed} {self._starts}", self.plan)
-        self.world.begin({rank: Rank(self.world, rank) for rank in range(1, self.plan.layout.size)})
-        self.facts = facts_of(self.plan, self.saved)
+        zero = Zero(self.world, 0)
+        self.world.begin({0: zero} | {rank: Rank(self.world, rank) for rank in range(1, self.plan.layout.size)})
         self.world.find_states(self.facts.states)
         self.rounds = self.rounds[: self.facts.start_round - 1]
         self.coordinator = Coordinator(self.facts, self.world.now)
@@ -194,21 +235,60 @@ class Job:
             while True:
                 while self.finished is None:
                     self._step()
+                self._shape = self._regrouped(self.finished)
                 self._check_end(self.finished)
+                if self.finished.kind is EndKind.OVER:
+                    self.world.say_goodbye()
+                self.ways += self.world.ways
                 over = self.finished.kind is EndKind.OVER and not self.finished.code
                 if over or self._starts >= STARTS or self._one_dead_worker:
                     break
                 self._start()
-            kind, why = self.finished.kind.value, self.finished.why
+            if self.finished.kind is EndKind.OVER and self.rounds and self._seed % REPLAYED == 0:
+                Replay(self._seed, self.plan, self.rounds).run()
+            kind, why, test = self.finished.kind.value, self.finished.why, ""
         except Violation as found:
             kind, why = "violation", str(found)
-        test = pasted.test_of(self._seed, self.facts, self.story, self.coordinator.phase, why) if kind == "violation" else ""
-        return Outcome(
-            kind, why, self.plan, self.world.log, self.events, self.world.now, self.rounds, self.transitions, test
+            test = found.test or pasted.test_of(self._seed, self.facts, self.story, self.coordinator.phase, why)
+        return Outcome(kind, why, self.plan, self.world.log, self.events, self.world.now, self.rounds, self.ways, test)
+
+    def _regrouped(self, finished: Finished) -> worlds.Shape | None:
+        """Let the survivors of a loss find each other, and return the shape in which they go on."""
+        if finished.kind is not EndKind.LOST:
+            return None
+        world, zero = self.world, self.world.ranks[0]
+        if isinstance(zero, Zero) and zero.alive:
+            zero.leave(Lost(finished.why, finished.suspects), world.windows[-1] if world.windows else 0.0)
+        order = world.find_survivors()
+        self._check_order(order)
+        if order is None:
+            return None
+        layout, roles = world.layout, recovery.shape
+        servers, standby = roles(len(order.ranks), layout.size - len(order.ranks), layout.servers, len(layout.standby_ranks))
+        return worlds.Shape(
+            topology.Layout(len(order.ranks), servers, standby), tuple(self.plan.nodes[rank] for rank in order.ranks)
         )
 
+    def _check_order(self, order: Regroup | None) -> None:
+        """One lost rank costs no other one, where ranks survive each other."""
+        world, plan = self.world, self.plan
+        struck = {fault.rank for fault in plan.faults} | world.struck
+        if order and (innocent := set(order.expelled) - struck):
+            raise Violation(f"healthy ranks were left behind: {innocent}")
+        alone = len(struck) == 1 and struck <= world.dead and not plan.slow
+        if plan.survives and alone and plan.layout.size > recovery.LEAST_RANKS:
+            healthy = tuple(rank for rank in range(plan.layout.size) if rank not in struck)
+            if order is None or order.ranks != healthy:
+                raise Violation(f"one rank was lost, and so it went on: {order} ({world.given_up})")
+
     def _step(self) -> None:
-        event = self.world.hear(self.coordinator.wake_at) or Tick()
+        event = self.world.hear(self.coordinator.wake_at)
+        if not self.world.goes_on:
+            lost = not self.world.given_up
+            why = "the scheduler is dead" if lost else self.world.given_up
+            self.finished = Finished(EndKind.LOST if lost else EndKind.RESUMABLE, why=why)
+            return
+        event = event or Tick()
         before = self.coordinator.phase
         self.world.note("hears", event) if not isinstance(event, Tick) else None
         self.events += 1
@@ -220,7 +300,7 @@ class Job:
         for action in actions:
             self._perform(action)
         if after is not before:
-            self.transitions[type(before).__name__, phases.kind_of(event).__name__, type(after).__name__] += 1
+            self.world.ways["coordinator", type(before).__name__, phases.kind_of(event).__name__, type(after).__name__] += 1
             self._enter()
 
     def _enter(self) -> None:
@@ -238,14 +318,15 @@ class Job:
                 if isinstance(message, Tally):
                     world.check_told(to, message)
                 if isinstance(message, Plan):
+                    world.windows.append(message.window)
                     world.check_states(world.layout.title(to), message)
                 if to not in world.dead:
                     world.send(0, to, message)
             case Expel(rank, neighbours):
-                world.ended_by_us.add(rank)
                 if self.plan.nodes[rank] == self.plan.nodes[0]:
-                    world.kill(rank)
+                    world.end_from(0, rank)
                 elif neighbours:
+                    world.ended_by_us.add(rank)
                     world.send(0, neighbours[0], ExpelMessage(rank))
             case Tallied(tally, verdict):
                 world.check_tally(tally, verdict.accepted, verdict.weights)
@@ -255,7 +336,7 @@ class Job:
                 self.saved = action
             case Finished():
                 self.finished = action
-                for rank in sorted(self.coordinator.members.living):
+                for rank in sorted(self.coordinator.members.living) if action.kind is EndKind.OVER else ():
                     world.send(0, rank, Over(action.code, troubled=False))
             case _:
                 world.note(type(action).__name__, getattr(action, "text", ""))
@@ -277,6 +358,8 @@ class Job:
             raise Violation(f"nothing happened, and it ended so: {finished}")
         if finished.kind is EndKind.LOST and not (self._server_struck() or plan.keeps):
             raise Violation(f"no server was struck, and it ended so: {finished.why}")
+        if world.given_up and not (world.struck | {fault.rank for fault in plan.faults}):
+            raise Violation(f"nobody was struck, and all were ended: {world.given_up}")
         if finished.kind is EndKind.OVER:
             counted = sum(closed.tally.quorum_met for closed in self.rounds)
             saved = self.saved.round if self.saved else 0
@@ -291,7 +374,7 @@ class Job:
 
     def _server_struck(self) -> bool:
         roles = [self.plan.layout.role(fault.rank)[0] for fault in self.plan.faults]
-        return "server" in [*roles, *(aim.role for aim in self.world.aims)]
+        return bool({"server", "scheduler"} & {*roles, *(aim.role for aim in self.world.aims)})
 
     def _check_one_death(self, finished: Finished, voids: int) -> None:
         """One dead worker at default settings costs at most the round under way: never a rank, never the job."""
@@ -299,6 +382,49 @@ class Job:
             raise Violation(f"one dead worker: {finished.kind.value} ({finished.why}), {voids} void rounds")
         if len(self.world.dead) > 1:
             raise Violation(f"one dead worker cost others: {self.world.dead}")
+
+
+class Replay(Job):
+    """A recorded job that is played again, undisturbed: it must decide the same.
+
+    Parameters
+    ----------
+    seed
+        Of the job.
+    plan
+        Its last start's.
+    rounds
+        What was recorded.
+    """
+
+    def __init__(self, seed: int, plan: worlds.Plan, rounds: list[RoundClosed]) -> None:
+        calm = plan._replace(faults=(), slow={}, fails={}, wishes=(), aimed=False)
+        chosen = ["start_quorum=1.0", "start_window=300.0", "update_window=86400.0", "checkpoint_every=0"]
+        chosen += [f"count={plan.settings.rounds.count}", f"max_void={plan.settings.rounds.max_void}"]
+        self._calm = calm._replace(settings=config.parse("", "simulation", [f"rounds.{one}" for one in chosen]))
+        self._recorded = [(one.plan.round, one.verdict.accepted, one.tally.quorum_met) for one in rounds]
+        super().__init__(seed)
+
+    def _start(self) -> None:
+        self._starts += 1
+        self.plan = self._calm
+        script = {number: (list(accepted), not met) for number, accepted, met in self._recorded}
+        self._begin(dataclasses.replace(facts_of(self._calm, None), script=script))
+
+    def run(self) -> Outcome:
+        """Play it, and compare.
+
+        Raises
+        ------
+        Violation
+            Something else was decided.
+        """
+        while self.finished is None:
+            self._step()
+        played = [(one.plan.round, one.verdict.accepted, one.tally.quorum_met) for one in self.rounds]
+        if self.finished.kind is not EndKind.OVER or played != self._recorded:
+            raise Violation(f"a replay decided {played}, recorded were {self._recorded}; it ended so: {self.finished}")
+        return Outcome("over", "", self.plan, self.world.log, self.events, self.world.now, self.rounds, self.ways, "")
 
 
 def run(seed: int, *, one_dead_worker: bool = False) -> Outcome:

@@ -18,8 +18,9 @@ from silofold.coordination.events import Tick
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from silofold.coordination.events import Event
+    from silofold.coordination.events import Event, Lost
     from silofold.coordination.facts import Facts
+    from silofold.coordination.member import MemberFacts, Waits
 
 TEST = """\
 from silofold import topology
@@ -43,6 +44,54 @@ def test_seed_{seed}() -> None:
     assert isinstance(machine.phase, phases.{phase})
     raise AssertionError({why!r})  # in its place: what must hold instead
 """
+
+
+TEST_OF_MEMBER = """\
+from silofold import topology
+from silofold.coordination.member import Member, MemberFacts, Waits
+{imports}
+
+
+def test_a_member() -> None:
+    machine = Member({facts})
+    for now, told in (
+{story}
+    ):
+        machine.wait(told, now) if isinstance(told, Waits) else machine.handle(told, now)
+    raise AssertionError({why!r})  # in its place: what must hold instead
+"""
+TEST_OF_SURVIVOR = """\
+from silofold.coordination.recovery import Recovery
+{imports}
+
+
+def test_a_survivor() -> None:
+    machine = Recovery({rank}, {living}, {loss}, {seconds})
+    machine.begin({began})
+    for now, event in (
+{story}
+    ):
+        machine.handle(event, now)
+    raise AssertionError({why!r})  # in its place: what must hold instead
+"""
+
+
+def test_of_member(facts: MemberFacts, story: Iterable[tuple[Waits | Event, float]], why: str) -> str:
+    """Write the test of a member: what it knew, what it waited for and was told, and when."""
+    told = "\n".join(f"        ({when!r}, {code(one)})," for one, when in story)
+    made = code(facts).replace("Layout", "topology.Layout")
+    return TEST_OF_MEMBER.format(facts=made, story=told, why=why, imports="\n".join(imports(told)))
+
+
+def test_of_survivor(
+    rank: int, living: set[int], loss: Lost, seconds: float, began: float, story: Iterable[tuple[Event, float]], why: str
+) -> str:
+    """Write the test of a survivor: the arguments of its `Recovery`, when it began, and what it was told."""
+    told = "\n".join(f"        ({when!r}, {code(one)})," for one, when in story)
+    return TEST_OF_SURVIVOR.format(
+        rank=rank, living=living, loss=code(loss), seconds=seconds, began=began, story=told, why=why,
+        imports="\n".join(imports(f"{told} {code(loss)}")),
+    )  # fmt: skip
 
 
 def test_of(seed: int, facts: Facts, story: Iterable[tuple[Event, float]], phase: object, why: str) -> str:

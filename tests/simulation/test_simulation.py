@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from silofold.coordination import member, recovery
 from silofold.coordination.coordinator import Coordinator
 from silofold.coordination.events import EndKind, Send
 from silofold.coordination.hosting import Hosting
 from silofold.coordination.phases import TRANSITIONS, Applying, Gathering, Training
 from silofold.messages import Alive, Applied, Ready
 from simulation import __main__ as simulation
-from simulation import job
+from simulation import job, ranks
 from simulation.world import Violation
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Found(NamedTuple):
     """What many jobs have come to."""
 
     kinds: collections.Counter[str]
-    ways: collections.Counter[tuple[str, str, str]]
+    ways: collections.Counter[tuple[str, ...]]
     bad: list[str]
 
 
@@ -42,11 +43,11 @@ def simulate(seeds: range, *, one_dead_worker: bool) -> Found:
     found = Found(collections.Counter(), collections.Counter(), [])
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         work = functools.partial(simulation.summary, one_dead_worker=one_dead_worker)
-        for seed, kind, why, _, _, moved, test in pool.imap(work, seeds, 50):
-            found.kinds[kind] += 1
-            found.ways.update(moved)
-            if kind == "violation":
-                found.bad.append(f"seed {seed}: {why}\n{test}")
+        for told in pool.imap(work, seeds, 50):
+            found.kinds[told.kind] += 1
+            found.ways.update(told.ways)
+            if told.kind == "violation":
+                found.bad.append(f"seed {told.seed}: {told.why}\n{told.test}")
     return found
 
 
@@ -54,8 +55,8 @@ def test_nothing_that_must_not_happens_and_every_way_is_taken() -> None:
     found = simulate(range(1, 1 + JOBS), one_dead_worker=False)
     assert not found.bad, "\n".join(found.bad[:1])
     assert set(found.kinds) == {"over", "lost", "resumable", "void", "not finite", "stop now"}
-    table = [(way.source.__name__, way.event.__name__, way.target.__name__) for way in TRANSITIONS]
-    assert len(table) == len(set(table))
+    table = simulation.table()
+    assert len(table) == len(TRANSITIONS) + len(member.WAYS) + len(recovery.WAYS)
     assert {way: found.ways[way] for way in table if found.ways[way] < LEAST} == {}
 
 
@@ -89,6 +90,19 @@ def test_a_coordinator_that_breaks_a_rule_breaks_it_in_the_unit_test_too(monkeyp
         names["test_seed_1"]()
 
 
+@pytest.mark.parametrize("ways", ["MEMBER_WAYS", "RECOVERY_WAYS"])
+def test_a_way_of_a_member_or_a_survivor_that_is_not_in_the_table_is_shown(
+    ways: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, ways, set())
+    found = next(found for seed in range(1, 50) if "no such way" in (found := job.run(seed)).why)
+    names: dict[str, Any] = {}
+    exec(found.test, names)  # noqa: S102  (as above)
+    (test,) = [value for name, value in names.items() if name.startswith("test_")]
+    with pytest.raises(AssertionError, match="no such way"):
+        test()
+
+
 def _hears_no_beat(monkeypatch: pytest.MonkeyPatch) -> None:
     handle = Coordinator.handle
 
@@ -115,3 +129,11 @@ def test_an_old_fault_is_found(fault: Callable[[pytest.MonkeyPatch], None], monk
     fault(monkeypatch)
     tried = ((seed, death) for seed in range(1, 1001) for death in (False, True))
     assert any(job.run(seed, one_dead_worker=death).kind == "violation" for seed, death in tried)
+
+
+def test_a_replay_that_decides_otherwise_is_found() -> None:
+    found = job.run(2)
+    replay = job.Replay(2, found.plan, found.rounds)
+    replay._recorded = replay._recorded[:-1]
+    with pytest.raises(Violation, match="a replay decided"):
+        replay.run()

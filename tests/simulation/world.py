@@ -13,22 +13,38 @@ from silofold.coordination import window as windows
 from silofold.coordination.events import Asked, Died, Heard, TimeIsShort
 from silofold.coordination.facts import GRACE
 from simulation import aims
+from simulation.process import FOR_EVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from silofold import messages
-    from silofold.coordination.events import Event
+    from silofold.coordination.events import Event, GiveUp
     from silofold.coordination.phases import Phase
-    from silofold.messages import AnyMessage, Members, StateOf, Tally
+    from silofold.messages import AnyMessage, Members, Regroup, StateOf, Tally
     from simulation.aims import Aim
+    from simulation.process import Process
 
+DELAYS = (1e-4, 1e-3, 0.02, 0.3)
+"""Seconds that a message may take."""
 STEPS = 200_000
 """Things that may happen in one job before it is taken for endless."""
 
 
 class Violation(Exception):  # noqa: N818  (what the simulation looks for)
-    """Something happened that must never happen."""
+    """Something happened that must never happen.
+
+    Parameters
+    ----------
+    why
+        What it was.
+    test
+        The unit test that shows it; none: the coordinator's story tells.
+    """
+
+    def __init__(self, why: str, test: str = "") -> None:
+        super().__init__(why)
+        self.test = test
 
 
 class Fault(NamedTuple):
@@ -76,8 +92,15 @@ class Plan(NamedTuple):
         )  # fmt: skip
 
 
-def draw(seed: int, *, one_dead_worker: bool = False, start: int = 1) -> Plan:
-    """Draw a job, and the accidents of one of its starts."""
+class Shape(NamedTuple):
+    """Ranks that go on with a job."""
+
+    layout: topology.Layout
+    nodes: tuple[str, ...]
+
+
+def draw(seed: int, *, one_dead_worker: bool = False, start: int = 1, shape: Shape | None = None) -> Plan:
+    """Draw a job, and the accidents of one of its starts, which may be that of its survivors."""
     rng = random.Random(seed)  # noqa: S311  (no secret)
     defaults = one_dead_worker or rng.random() < 0.3
     servers, workers = rng.randint(1, 3), rng.choice([2, 3, 4, 5] if one_dead_worker else [1, 2, 3, 3, 4, 4, 5, 6])
@@ -104,6 +127,8 @@ def draw(seed: int, *, one_dead_worker: bool = False, start: int = 1) -> Plan:
     tied = not one_dead_worker and rng.random() < 0.3
     keeps = not one_dead_worker and random.Random(f"{seed} keeps").random() < 0.3  # noqa: S311  (no secret)
     calm = Plan(layout, settings, examples, nodes, survives, shared, tied, (), {}, {}, (), aimed=False, keeps=keeps)
+    if shape:
+        calm = calm._replace(layout=shape.layout, nodes=shape.nodes)
     luck = random.Random(f"{seed} start {start}")  # noqa: S311  (no secret)
     if one_dead_worker:
         return calm._replace(faults=(Fault("kill", luck.choice(layout.worker_ranks), luck.expovariate(1 / 8), 0.0),))
@@ -127,7 +152,7 @@ def _accident(rng: random.Random, layout: topology.Layout, *, survives: bool) ->
     if what == "kill" and not survives:
         what = "pause"
     seconds = rng.choice([1, 4, 8, 20, 60]) if what == "pause" else 1e9
-    return Fault(what, rng.randrange(1, layout.size), rng.expovariate(1 / 8), seconds)
+    return Fault(what, rng.randrange(layout.size), rng.expovariate(1 / 8), seconds)
 
 
 class World:
@@ -148,7 +173,13 @@ class World:
         self._order: dict[tuple[int, int], float] = {}
         self.inbox: collections.deque[Event] = collections.deque()
         self.dead: set[int] = set()
-        self.ranks: dict[int, Any] = {}
+        self.ranks: dict[int, Process] = {}
+        self.ways: collections.Counter[tuple[str, ...]] = collections.Counter()
+        """What has come of the waits of members, and of the searches for survivors."""
+        self.given_up = ""
+        """Why all ranks are ended, if they are."""
+        self.orders: dict[int, Regroup] = {}
+        """Who goes on, as each survivor has come to know it."""
         self.collectives: dict[tuple[Any, ...], Collective] = {}
         self.log: list[tuple[Any, ...]] = []
         self.settled: dict[int, tuple[Any, ...]] = {}
@@ -162,10 +193,12 @@ class World:
         """Ranks that an accident was aimed at."""
         self.not_finite, self.unsound = False, False
         """What servers tell from now on."""
+        self.windows: list[float] = []
+        """Of all plans."""
         self.aims: list[Aim] = []
         """What was aimed so far."""
 
-    def begin(self, ranks: dict[int, Any]) -> None:
+    def begin(self, ranks: dict[int, Process]) -> None:
         """Let the ranks start, and plan the accidents."""
         self.ranks = ranks
         for fault in self.plan.faults:
@@ -173,18 +206,18 @@ class World:
         for when, wish in self.plan.wishes:
             self.at(when, functools.partial(self.inbox.append, wish))
 
-    def enter(self, phase: Phase, *, last: bool) -> None:
+    def enter(self, phase: Phase | aims.Regrouping, *, last: bool) -> None:
         """Take note of the phase that rank 0 has come to: the aimed accident may be due."""
         aim = aims.choose(self.rng, self.plan, phase, last=last, struck=len(self.struck)) if self.plan.aimed else None
         if aim is None:
             return
         self.aims.append(aim)
-        ranks = self.layout.server_ranks if aim.role == "server" else self.layout.worker_ranks
+        ranks = {"server": self.layout.server_ranks, "worker": self.layout.worker_ranks, "scheduler": range(1)}[aim.role]
         rank = self.rng.choice([rank for rank in ranks if rank not in self.struck] or list(ranks))
         after = self.rng.uniform(aim.low, aim.high)
         if aim.after_window:
             after += windows.first(self.plan.settings.rounds.update_window)
-        self.note("is struck", self.layout.title(rank), aim.what)
+        self.note("is struck", self.layout.title(rank), aim.what) if aim.what != "stop now" else None
         match aim.what:
             case "stop now":
                 self.after(after, functools.partial(self.inbox.append, Asked("now")))
@@ -195,7 +228,7 @@ class World:
             case _:
                 self.struck.add(rank)
                 if aim.what != "kill":
-                    self.after(aim.hold, functools.partial(self.ranks[rank].pause, 1e9))
+                    self.after(aim.hold, functools.partial(self.ranks[rank].pause, FOR_EVER))
                 if aim.what != "stop":
                     self.after(after, functools.partial(self.kill, rank))
 
@@ -225,39 +258,115 @@ class World:
         if victim.alive:
             self.note("dies", self.layout.title(rank))
             victim.alive = False
-            self.after(self.rng.uniform(0.001, 0.05), lambda: self._told_dead(rank))
+            if not self.plan.survives:
+                self.given_up = "the launcher ends all ranks"
+            self.after(self.rng.uniform(0.001, 0.05), lambda: self._is_dead(rank))
 
-    def _told_dead(self, rank: int) -> None:
+    def _is_dead(self, rank: int) -> None:
         self.dead.add(rank)
-        self.inbox.append(Died(rank))
         for collective in list(self.collectives.values()):
             collective.lose(rank)
+        for other in self.ranks.values():
+            if other.alive:
+                self.after(self.rng.choice([0.0, 0.001, 0.02, 0.3]), functools.partial(other.receive, Died(rank)))
+
+    def end_from(self, by: int, rank: int) -> None:
+        """End the process of a rank that runs on another one's host."""
+        if self.plan.nodes[by] == self.plan.nodes[rank] and self.ranks[rank].alive:
+            self.note("ends", self.layout.title(by), self.layout.title(rank))
+            self.ended_by_us.add(rank)
+            self.kill(rank)
+
+    def give_up(self, by: int, action: GiveUp) -> None:
+        """End all ranks."""
+        self.note("gives up", self.layout.title(by), action.story)
+        self.given_up = self.given_up or action.story
 
     def beat(self, to: int) -> None:
         """Let a rank hear that rank 0 lives: nothing else follows from it."""
-        self.ranks[to].hear_beat(self.now + 0.3)
+        self.after(self.rng.choice([1e-4, 0.3]), self.ranks[to].hear_beat)
 
     def send(self, source: int, to: int, message: AnyMessage) -> None:
         """Deliver a message: messages of one pair stay in their order."""
-        when = self.now + self.rng.choice([1e-4, 1e-3, 0.02, 0.3])
+        when = self.now + DELAYS[int(self.rng.random() * len(DELAYS))]
         when = self._order[source, to] = max(when, self._order.get((source, to), 0.0) + 1e-6)
-        if to:
-            self.at(when, lambda: self.ranks[to].receive(message))
-        else:
-            self.at(when, lambda: None if source in self.dead else self.inbox.append(Heard(source, message)))
+        self.at(when, functools.partial(self.ranks[to].receive, Heard(source, message)))
 
     def hear(self, deadline: float) -> Event | None:
-        """Let time pass until rank 0 hears something, or until the deadline."""
-        while not self.inbox:
-            self._steps += 1
-            if self._steps > STEPS:
-                raise Violation("the job does not end")
-            if not self._heap or self._heap[0][0] > deadline:
-                self.now = max(self.now, deadline)
-                return None
-            self.now, _, action = heapq.heappop(self._heap)
-            action()
-        return self.inbox.popleft()
+        """Let time pass until rank 0 hears something, until the deadline, or until it can go on no more."""
+        zero = self.ranks[0]
+        while self.goes_on:
+            works = self.now >= zero.paused_to
+            if works and self.inbox:
+                return self.inbox.popleft()
+            until = deadline if works else zero.paused_to
+            if not self._heap or self._heap[0][0] > until:
+                if until >= FOR_EVER:
+                    raise Violation("nobody ends a job whose scheduler has stopped")
+                self.now = max(self.now, until)
+                if works:
+                    return None
+            else:
+                self._let_happen()
+        return None
+
+    def _let_happen(self) -> None:
+        self._steps += 1
+        if self._steps > STEPS:
+            raise Violation("the job does not end")
+        self.now, _, action = heapq.heappop(self._heap)
+        action()
+
+    # --- when the job cannot go on in its shape ---------------------------------------------------------------------
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether rank 0 is there, and nobody has ended the job."""
+        return self.ranks[0].alive and not self.given_up
+
+    def regroup(self, rank: int, order: Regroup) -> None:
+        """Take note of what a survivor has come to know."""
+        self.note("goes on", self.layout.title(rank), order)
+        self.orders[rank] = order
+
+    def find_survivors(self) -> Regroup | None:
+        """Let time pass until all survivors know who goes on; none if they do not."""
+        began = self.now
+        rounds = self.plan.settings.rounds
+        self.enter(aims.Regrouping(), last=False)
+        window = max([windows.first(rounds.update_window), *self.windows])
+        most = self.silence() + (len(self.ranks)) * (window + rounds.start_window + 5 * GRACE)
+        while not self.given_up and not self._all_know():
+            if not self._heap or self.now - began > most:
+                raise Violation("the survivors of a loss do not find each other")
+            self._let_happen()
+        left = {rank for rank, process in self.ranks.items() if process.alive}
+        orders = set(self.orders.values())
+        if self.given_up or len(orders) != 1:
+            self.given_up = self.given_up or "another rank died while the survivors regrouped"
+            return None
+        (order,) = orders
+        if not set(order.ranks) <= left:  # the library cannot bring them together
+            self.given_up = "another rank died while the survivors regrouped"
+            return None
+        return order
+
+    def say_goodbye(self) -> None:
+        """Let time pass until every rank has heard that the run is over."""
+        began = self.now
+        most = self.silence() + max([60.0, *self.windows])
+        while left := [one.title for one in self.ranks.values() if one.rank and one.alive and one.works and not one.stopped]:
+            if not self._heap or self.now - began > most:
+                raise Violation(f"the run is over, and {', '.join(left)} have not heard it")
+            self._let_happen()
+
+    def _all_know(self) -> bool:
+        left_behind = {rank for order in self.orders.values() for rank in order.expelled}
+        return all(
+            rank in self.orders or process.stopped or rank in left_behind
+            for rank, process in self.ranks.items()
+            if process.alive
+        )
 
     # --- what must hold of what rank 0 says ------------------------------------------------------------------------
 

@@ -74,9 +74,9 @@ def test_memory_that_was_left_where_all_jobs_keep_it_is_removed(
 )  # fmt: skip
 def test_ranks_on_other_machines_are_told_of_no_folder_of_this_one(
     variables: dict[str, str],
-    alone: bool,
+    alone: bool,  # noqa: FBT001
     places: tuple[Path, Path],
-    monkeypatch: pytest.MonkeyPatch,  # noqa: FBT001  (a case)
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     del places
     for name, value in variables.items():

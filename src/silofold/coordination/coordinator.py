@@ -19,10 +19,11 @@ from silofold.coordination.events import (
     RoundClosed,
     Send,
     Tallied,
+    Tick,
     TimeIsShort,
     Warn,
 )  # fmt: skip
-from silofold.coordination.facts import BEAT, GRACE
+from silofold.coordination.facts import BEAT, GRACE, OVERSLEPT
 from silofold.coordination.membership import Membership
 from silofold.coordination.phases import WITH_ROUND, Applying, Closed, Evaluating, Gathering, Reducing, Training, Underway
 from silofold.coordination.states import SiloStates
@@ -85,7 +86,7 @@ class Coordinator:
         self.phase: Phase = Gathering(now + facts.rounds.start_window)
         self.ending: tuple[Ending, str] | None = None
         self._scale, self._replans = 0, 0
-        self._beat_at = now
+        self._beat_at, self._is_time = now, False
         self._out: list[Action] = []
         self._steps: dict[type[Phase], Callable[..., bool]] = {
             Gathering: self._gather,
@@ -117,6 +118,8 @@ class Coordinator:
             When, seconds.
         """
         self._out = []
+        # what has arrived is heard before the time is told: what came in time counts, though this rank was stopped then
+        self._is_time = isinstance(event, Tick) and not self._overslept(now)
         match event:
             case Heard(rank, message):
                 self._take(rank, message, now)
@@ -137,6 +140,13 @@ class Coordinator:
             self._beat_at = now + BEAT * self._facts.rounds.start_window
             self._out += [Send(rank, Alive()) for rank in sorted(self.members.living)]
         return self._out
+
+    def _overslept(self, now: float) -> bool:
+        """Wait a little longer where this rank was stopped as its deadline passed."""
+        if now < self.phase.deadline + OVERSLEPT:
+            return False
+        self.phase.deadline = now + GRACE
+        return True
 
     def end_early(self, ending: Ending, story: str) -> None:
         """End the job after this round, with a checkpoint to go on from."""
@@ -222,7 +232,7 @@ class Coordinator:
     def _advance(self, now: float) -> bool:
         phase = self.phase
         step = self._steps.get(type(phase))
-        return step is not None and step(phase, now, timed_out=now >= phase.deadline)
+        return step is not None and step(phase, now, timed_out=self._is_time and now >= phase.deadline)
 
     def _gather(self, phase: Gathering, now: float, *, timed_out: bool) -> bool:
         members, rounds = self.members, self._facts.rounds

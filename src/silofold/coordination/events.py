@@ -1,4 +1,4 @@
-"""What the coordinator hears of, and what it wants done."""
+"""What the coordinator and the members hear of, and what they want done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from silofold.coordination.quorum import Verdict
-    from silofold.messages import AnyMessage, Applied, Evaluation, Plan, Reports, StateOf, Tally
+    from silofold.messages import AnyMessage, Applied, Evaluation, Plan, Regroup, Reports, StateOf, Tally
 
 
 @dataclass(frozen=True)
@@ -173,3 +173,47 @@ class Finished:
 Action: TypeAlias = (
     Send | Expel | Warn | Opened | Tallied | Evaluated | RoundClosed | CommitCheckpoint | Again | Finished
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Take:
+    """What a member waits for is here: it goes on."""
+
+    message: AnyMessage
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The job cannot go on in its present shape: its survivors find each other."""
+
+    story: str
+    suspects: tuple[int, ...] = ()
+    """Ranks that live but do not answer: nobody waits for them."""
+    seconds: float = 0.0
+    """How long the rank that leads waits for the others, where it has said so."""
+
+
+@dataclass(frozen=True)
+class Dismissed:
+    """The run has ended without this rank."""
+
+    code: int
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The job must end, and can be resumed."""
+
+    error: str
+    """Id of the error."""
+    story: str
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """The survivors have found each other."""
+
+    order: Regroup
+
+
+MemberAction: TypeAlias = Send | Expel | Take | Lost | Dismissed | GiveUp | Regrouped

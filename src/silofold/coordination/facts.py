@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 GRACE = 2.0
 """Seconds beyond a window for messages that were sent within it."""
+OVERSLEPT = 1.0
+"""Seconds after which a rank that is told the time too late was stopped itself: what it waits for may be on its way."""
 BEAT = 0.25
 """Share of the start window after which every rank hears that the scheduler is alive."""
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from silofold import machine, plugins, seeds
-from silofold.comm import waiting
 from silofold.comm.world import AgreedFault
 from silofold.coordination import events
 from silofold.coordination.coordinator import Coordinator
-from silofold.coordination.events import EndKind, Finished, Opened, RoundClosed, Send, Tallied
+from silofold.coordination.events import EndKind, Finished, Lost, Opened, RoundClosed, Send, Tallied
 from silofold.coordination.facts import Facts, Saved
 from silofold.errors import DivergedError
-from silofold.messages import Broken, Expel, Gone, Over
+from silofold.messages import Broken, Expel, Over
 from silofold.record import checkpoint, control, deaths
 from silofold.roles import faults
-from silofold.roles.job import RankLost, StopNow, prepare_end
+from silofold.roles.job import StopNow
+from silofold.roles.listening import RankLost, next_event
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,6 +90,8 @@ class Scheduler:
             logger.warning("SLURM_JOB_END_TIME is past: left over from another job, and ignored")
             self._allocation_end = None
         self._silent: tuple[int, ...] = ()
+        self._expelled: tuple[int, ...] = ()
+        """Ranks that do not answer when the run ends: MPI's farewell would wait for them."""
 
     @property
     def ending(self) -> tuple[Ending, str] | None:
@@ -103,7 +105,8 @@ class Scheduler:
         plan = self._until(Opened).plan
         self._world.window = plan.window
         if plan.last:
-            prepare_end(self._world, plan)
+            self._world.troubled |= plan.members.epoch > 0
+            self._expelled = plan.expelled if self._world.survives else ()
         return plan
 
     def evaluate(self, plan: Plan, broken: str) -> None:
@@ -140,7 +143,7 @@ class Scheduler:
     def dismiss(self, code: int) -> None:
         """Tell every rank that the run is over, and end those that stopped in its last step."""
         self._world.troubled |= bool(self._silent)
-        for rank in set(self._silent) & set(self._world.living) if self._world.survives else ():
+        for rank in {*self._silent, *self._expelled} & set(self._world.living) if self._world.survives else ():
             self._world.end_rank(rank)
         for rank in self._world.living[1:]:
             self._world.say(Over(code, self._world.troubled), rank)
@@ -167,20 +170,17 @@ class Scheduler:
                 self._handle(self._hear(), time.monotonic())
 
     def _hear(self) -> Event:
-        try:
-            rank, message = self._world.hear(min(self.coordinator.wake_at, self._next_look))
-        except waiting.Timeout:
-            return events.Tick()
-        if isinstance(message, Broken):
-            raise AgreedFault(message.id, message.story)
-        if isinstance(message, Gone):
-            title = self._job.layout.title(rank)
-            self._dead.append(title)
-            if story := deaths.told(self._job.folder.log(title)):
-                self._died.append(f"{title}: {story}")
-                logger.warning("%s dies of a %s", title, story)
-            return events.Died(rank)
-        return events.Heard(rank, message)
+        event = next_event(self._world, min(self.coordinator.wake_at, self._next_look))
+        match event:
+            case events.Heard(_, Broken(error, story)):
+                raise AgreedFault(error, story)
+            case events.Died(rank):
+                title = self._job.layout.title(rank)
+                self._dead.append(title)
+                if story := deaths.told(self._job.folder.log(title)):
+                    self._died.append(f"{title}: {story}")
+                    logger.warning("%s dies of a %s", title, story)
+        return event
 
     def _handle(self, event: Event, now: float) -> None:
         if self.coordinator.ending is None and (short := self._short_of_time()):
@@ -227,7 +227,7 @@ class Scheduler:
             case EndKind.STOP_NOW:
                 raise StopNow
             case EndKind.LOST:
-                raise RankLost(finished.why, finished.suspects)
+                raise RankLost(Lost(finished.why, finished.suspects))
             case EndKind.RESUMABLE:
                 died = f"; dead: {', '.join(self._died[:3])}" if self._died else ""
                 raise AgreedFault(finished.error, f"{finished.why}{died}")

@@ -14,7 +14,7 @@ from silofold.core import hdf5
 from silofold.errors import CheckpointError
 from silofold.messages import Applied, Moved, Saved, Tally, sha256
 from silofold.record import checkpoint
-from silofold.roles import job as jobs
+from silofold.roles.listening import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,6 +109,7 @@ class Server:
         self, world: World, job: Job, node: Node, span: slice, state: dict[str, NDArray[np.float64]] | None
     ) -> None:
         self._world, self._job, self._node, self._span = world, job, node, span
+        self._listener = Listener(world, job)
         vector = node.model[span]
         self._shard = job.layout.role(world.rank)[1]
         self.vector = vector
@@ -128,7 +129,7 @@ class Server:
 
     def plan(self) -> Plan:
         """Wait for the round's plan."""
-        return jobs.await_plan(self._world, self._job)
+        return self._listener.plan()
 
     def evaluate(self, plan: Plan, broken: str) -> None:
         """Write the shard into the checkpoint while the workers evaluate and train: servers idle then."""
@@ -146,12 +147,12 @@ class Server:
     def is_over(self, plan: Plan) -> bool:
         """Wait for the run's last word; False if its end is planned again."""
         del plan
-        return jobs.is_over(self._world, self._job)
+        return self._listener.is_over()
 
     def train(self, plan: Plan) -> Tally:
         """Wait for the tally."""
         del plan
-        return jobs.expect(self._world, self._job, Tally)
+        return self._listener.tally()
 
     def update(self, tally: Tally) -> NDArray[Any]:
         """Return the room that receives the shard's sum, or every accepted silo's slice."""
@@ -173,7 +174,7 @@ class Server:
         sound = broken or all(np.isfinite(extreme(moved, initial=0)) for extreme in (np.min, np.max))
         unsound = "" if sound else f"server {self._shard} received numbers that are not finite"
         self._world.say(Moved(tally.round, tally.attempt, broken, unsound), topology.SCHEDULER)
-        return jobs.await_word(self._world, self._job, tally)
+        return self._listener.word(tally)
 
     def apply(self, received: NDArray[Any], tally: Tally) -> None:
         """Combine what was received and move the shard."""

@@ -27,7 +27,7 @@ from silofold.messages import (
     sha256,
 )  # fmt: skip
 from silofold.record import rundir, silo_state
-from silofold.roles import job as jobs
+from silofold.roles.listening import Listener
 from silofold.roles.shelf import UNREADABLE
 from silofold.roles.total import Total, largest
 from silofold.training import build, flat, local, start_check
@@ -86,6 +86,7 @@ class Worker:
     ) -> None:
         self._world, self._job, self._silos, self._draws = world, job, silos, draws
         self._trainer, self._model = trainer, trainer.model
+        self._listener = Listener(world, job)
         self._title = job.layout.title(world.rank)
         self.vector, self._total = vector, Total(room, self._model.vector.device)
         self._start = self._model.vector
@@ -104,7 +105,7 @@ class Worker:
 
     def plan(self) -> Plan:
         """Say ready and wait for the round's plan."""
-        plan = jobs.await_plan(self._world, self._job)
+        plan = self._listener.plan()
         self._planned = time.monotonic()
         return plan
 
@@ -141,7 +142,7 @@ class Worker:
     def is_over(self, plan: Plan) -> bool:
         """Wait for the run's last word; False if its end is planned again."""
         del plan
-        return jobs.is_over(self._world, self._job)
+        return self._listener.is_over()
 
     def train(self, plan: Plan) -> Tally:
         """Train the silos that are dealt to this worker, report, and wait for the tally."""
@@ -157,7 +158,7 @@ class Worker:
         for report in self._reports:
             if not report.finished:
                 logger.warning("round %d silo %d: failed: %s", plan.round, report.silo, report.reason)
-        return jobs.expect(self._world, self._job, Tally)
+        return self._listener.tally()
 
     def update(self, tally: Tally) -> NDArray[Any]:
         """Return the weighted sum of this worker's updates, or each of them."""
@@ -173,7 +174,7 @@ class Worker:
             return tally.as_settled()
         if self._world.rank in tally.members.workers:
             self._world.say(Moved(tally.round, tally.attempt, broken), topology.SCHEDULER)
-        return jobs.await_word(self._world, self._job, tally)
+        return self._listener.word(tally)
 
     def apply(self, sent: NDArray[Any], tally: Tally) -> None:
         """Keep the momentum of the silos whose updates count, on disk too: another worker may train them next."""

@@ -309,7 +309,7 @@ def test_nobody_else_trains_a_silo_whose_state_is_not_on_disk() -> None:
     play = Played(facts("rounds.update_ratio=0.3", "rounds.start_quorum=0.3", "rounds.count=5", keeps_state=True))
     play.whole_round()
     play.ready(SERVER, 2, 3)
-    play(Tick(), after=6)
+    play(Tick(), after=5)
     assert play.to(2, Plan)[-1].round == 2
     assert [play.to(rank, Plan)[-1].dealt for rank in (2, 3)] == [(0,), (1,)]
     assert play.to(SERVER, Plan)[-1].checkpoint is False
@@ -327,8 +327,8 @@ def test_a_worker_that_never_writes_what_its_silos_keep_is_left_behind() -> None
     play = Played(facts(keeps_state=True))
     play.whole_round()
     play.ready(SERVER, 2, 3)
-    play(Tick(), after=6)
-    play(Tick(), after=6)
+    play(Tick(), after=5)
+    play(Tick(), after=5)
     end = only(play.said, Finished)
     assert (end.kind, end.suspects) == (EndKind.LOST, (4,))
 

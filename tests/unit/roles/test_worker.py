@@ -64,7 +64,7 @@ def report(module: nn.Module, *, reduction: str = "exact", strategy: str = "mean
         settings=settings, layout=topology.Layout(3, 1), data=nothing, folder=nothing,
         strategy=plugins.load("strategy", settings.strategy), **facts,
     )  # fmt: skip
-    world: Any = SimpleNamespace(rank=2)
+    world: Any = SimpleNamespace(rank=2, places=[("host", 1)] * 3, survives=False)
     room = np.zeros(model.size, np.int64 if reduction == "exact" else np.float32)
     worker = Worker(world, job, Trainer(model, settings.local), model.host.copy(), room, nothing, draws=False)
     worker._start = model.vector.clone()
