@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> int:
     else:
         _tell(found)
     if picture:
-        data_tool.draw(picture, [silo.name for silo in found.silos], found.classes, [silo.classes for silo in found.silos])
+        data_tool.draw(picture, _names(found), found.classes, [silo.classes for silo in found.silos])
     for line in found.warnings:
         data_tool.warn(options, line)
     return DONE.code
@@ -68,8 +68,7 @@ def _tell(found: Stats) -> None:
     data_tool.tell(f"from {found.source}")
     splits = list(found.silos[0].splits)
     rows = [["silo", *splits, f"{found.group}s", "classes", "eff", "JS", "mean", "deviation"]]
-    for silo in found.silos:
-        name = shown(silo.name) + (" (external)" if silo.role == "external" else "")
+    for name, silo in zip(map(shown, _names(found)), found.silos, strict=True):
         present = sum(count > 0 for count in silo.classes)
         numbers = [*(silo.splits[split] for split in splits), silo.groups, present]
         skewed = [f"{silo.effective_classes:.1f}", f"{silo.divergence:.3f}"]
@@ -83,6 +82,10 @@ def _tell(found: Stats) -> None:
     data_tool.tell_table(rows)
     data_tool.tell("")
     tell_classes([silo.name for silo in found.silos], found.classes, np.array([silo.classes for silo in found.silos]))
+
+
+def _names(found: Stats) -> list[str]:
+    return [silo.name + (" (external)" if silo.role == "external" else "") for silo in found.silos]
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -28,7 +28,7 @@ def draw(silos: Sequence[str], classes: Sequence[str], counts: Sequence[Sequence
         figure = Figure(figsize=(9.4, height), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[4, 1], sharey=True)
         image = left.imshow(shares, cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
-        figure.colorbar(image, ax=left, label="share of the silo's pictures", fraction=0.04)
+        figure.colorbar(image, ax=left, label="share of silo", fraction=0.04)
         _names(left.xaxis, classes)
         left.tick_params(axis="x", rotation=90 if max(map(len, classes)) > 3 else 0)
         left.set_xlabel("class")

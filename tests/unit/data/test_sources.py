@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +12,6 @@ from PIL import Image
 import doors
 from doors import COLUMNS, FOLD, silofold
 from silofold.data import silo
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIZE = ("--size", doors.SIDE, "--jobs", 1)
 NAMED = ("--classes", ",".join(doors.CLASSES))
@@ -208,3 +205,20 @@ def test_nothing_is_ever_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture
     words = ("pack", tmp_path / "set.npy", tmp_path / "out", "--labels", tmp_path / "y.npy")
     doors.refused(capsys, tmp_path / "out", words, "set.npy", "expected a NumPy array")
     assert not (tmp_path / "harmed").exists()
+
+
+def test_the_example_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "data_tools" / "README.md").read_text(encoding="utf-8")
+    (code,) = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
+    doors.flat(tmp_path / "images")
+    lines = [[*doors.cells(row)[:3], f"{row.silo}_{row.number % 2}", row.split] for row in doors.rows()]
+    doors.table(tmp_path / "labels.csv", lines)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "data_tools/README.md", "exec"), {})  # noqa: S102
+    manifest = silo.read_manifest(tmp_path / "silos")
+    assert capsys.readouterr().out.startswith(manifest.digest)
+    assert [(info.examples, sorted((info.train.examples, info.test.examples))) for info in manifest.silos] == [
+        (12, [4, 8])
+    ] * 4
