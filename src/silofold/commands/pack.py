@@ -51,12 +51,13 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Pack, and tell what came out."""
-    from silofold.data import pack
+    from silofold.data.pack import pack
+    from silofold.data.wishes import FOUND, kind_in
 
     wishes = source_options.wishes_of(options)
-    kind = pack.kind_in(options.folder, wishes)
-    data_tool.tell(f"{options.folder}: found {pack.FOUND[kind]}")
-    manifest, told = pack.pack(options.folder, options.out, wishes, options.jobs)
+    kind = kind_in(options.folder, wishes)
+    data_tool.tell(f"{options.folder}: found {FOUND[kind]}")
+    manifest, told = pack(options.folder, options.out, wishes, options.jobs)
     tell_silos(manifest)
     for line in told:
         data_tool.warn(options, line)

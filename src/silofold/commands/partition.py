@@ -58,7 +58,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Cut, and print what each silo got."""
     from silofold.data import stats
-    from silofold.data.partition import Cut
+    from silofold.data.cut import Cut
     from silofold.data.recut import recut
 
     sizes = _sizes(options.sizes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
-    from silofold.data.pack import Wishes
+    from silofold.data.wishes import Wishes
 
 
 def add(parser: argparse.ArgumentParser, *, silo: bool = True) -> None:
@@ -48,8 +48,8 @@ def add(parser: argparse.ArgumentParser, *, silo: bool = True) -> None:
 def wishes_of(options: argparse.Namespace) -> Wishes:
     """Turn parsed options into what is wished."""
     from silofold.commands.data_tool import seed
-    from silofold.data.pack import Wishes
     from silofold.data.sources.table import Columns
+    from silofold.data.wishes import Wishes
 
     same = ("labels", "size", "mode", "classes", "like", "fit", "range", "map", "suffix", "split", "source")
     given: dict[str, Any] = {name: getattr(options, name) for name in same}

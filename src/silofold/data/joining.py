@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from silofold.data import work
 from silofold.data.fitting import of_words
-from silofold.data.manifest import overlaps
+from silofold.data.manifest_faults import overlaps
 from silofold.data.packing import Job, write_folder
-from silofold.data.reader import Reader
+from silofold.data.reader import reader_of
 from silofold.data.samples import Picture, few
 from silofold.data.schema import MANIFEST, Layout
 from silofold.data.sources.silo_folder import SiloFolder, open_silos
@@ -39,7 +39,7 @@ class SiloPictures:
         if split not in manifest.splits:
             return []
         silo = manifest.silos[self.number]
-        found = Reader(self.source.folder, manifest).read(silo, split)  # which checks its digest
+        found = reader_of(self.source.folder, manifest).read(silo, split)  # which checks its digest
         names = [silo.writers[code] for code in found.writer]
         path = f"{self.number}/{split}"
         return [Picture(*values, path, place) for place, values in enumerate(zip(names, found.labels.tolist(), strict=True))]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -14,20 +14,20 @@ from silofold.core import guarded
 from silofold.data import fitting as fittings
 from silofold.data import splitting, work
 from silofold.data.combining import first, spread
-from silofold.data.fitting import Fit, Fitting
+from silofold.data.fitting import Fitting
 from silofold.data.manifest import read_manifest
 from silofold.data.naming import natural, readable
 from silofold.data.packing import Job, jobs_of, schema_of, write_folder
-from silofold.data.samples import check_groups, with_external
-from silofold.data.schema import MANIFEST, Layout, Manifest
-from silofold.data.sources import array_files, class_folders
+from silofold.data.samples import check, with_external
+from silofold.data.schema import Layout, Manifest
 from silofold.data.sources.arrays import Arrays, open_arrays
 from silofold.data.sources.class_folders import ClassFolders
 from silofold.data.sources.folders import FolderPictures, ListedFolders
 from silofold.data.sources.leaf_spool import leaf_source
 from silofold.data.sources.silo_folder import SiloFolder, open_silos
 from silofold.data.sources.table import Columns, Table, read_renames
-from silofold.data.sources.tree import FEMNIST, Tree, class_names, entries, kind_of, read_combined, shard_files, writers_of
+from silofold.data.sources.tree import FEMNIST, Tree, class_names, read_combined, writers_of
+from silofold.data.wishes import FOLDERS, FOUND, Wishes, kind_in
 from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -35,57 +35,12 @@ if TYPE_CHECKING:
 
     from silofold.data.samples import Samples, Source
 
+__all__ = ["Columns", "Opened", "Wishes", "open_source", "pack"]
 MOST_CLASSES: Final = 8000
 """An attribute of HDF5 holds 64 KiB, and the histogram of a split is one."""
-FOUND: Final = {
-    "leaf": "LEAF JSON", "combined": "a combined tree", "raw": "a raw tree", "silos": "a folder of silos",
-    "classes": "class folders", "arrays": "arrays", "parquet": "Parquet", "table": "a table of labels",
-}  # fmt: skip
-FOLDERS: Final = {"leaf", "combined", "raw"}
-"""Kinds whose pictures lie in folders of writers, train and test apart."""
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What is wished of a pack; each field is an option of ``silofold pack``, and none means its default.
-
-    Parameters
-    ----------
-    labels
-        A table that tells what the pictures of a folder are; of a ``.npy`` file of pictures, that of the labels.
-    columns
-        Names of columns or arrays.
-    size, mode, classes, like
-        Of the pictures, and the names of the classes: all of them from another folder of silos with `like`.
-    external
-        Names of silos for testing only.
-    split
-        Shares of train, validation and test that are drawn anew, from `seed`.
-    name
-        Of the only silo, where the source knows of none.
-    """
-
-    labels: Path | None = None
-    columns: Columns = field(default_factory=Columns)
-    size: str | None = None
-    mode: str | None = None
-    classes: str | None = None
-    like: Path | None = None
-    fit: Fit = "squash"
-    range: str | None = None
-    map: Path | None = None
-    suffix: str = ""
-    external: tuple[str, ...] = ()
-    split: str | None = None
-    seed: int = 0
-    name: str | None = None
-    source: str | None = None
-    users: int | None = None
-    silos: int | None = None
-    allow_empty_test: bool = False
-
-
-def pack(folder: Path, out: Path, wishes: Wishes = Wishes(), jobs: int = 1) -> tuple[Manifest, list[str]]:
+def pack(folder: Path, out: Path, wishes: Wishes = Wishes(), jobs: int = 1) -> tuple[Manifest, list[str]]:  # noqa: B008  (frozen)
     """Pack pictures into a new folder of silos.
 
     Parameters
@@ -111,64 +66,6 @@ def pack(folder: Path, out: Path, wishes: Wishes = Wishes(), jobs: int = 1) -> t
     with work.new_folder(out) as partial, TemporaryDirectory(prefix="spool", dir=partial) as spool:
         found = open_source(folder, kind, wishes, Path(spool), jobs)
         return write_folder(partial, *found.jobs(partial), jobs)
-
-
-def kind_in(folder: Path, wishes: Wishes) -> str:
-    """Tell what a folder or file holds: a key of `FOUND`.
-
-    Raises
-    ------
-    SchemaError
-        None of them, or options that do not go with it.
-    """
-    suffix = folder.suffix.lower()
-    if folder.is_file():
-        if suffix not in {*array_files.SUFFIXES, ".parquet"}:
-            raise SchemaError(
-                "tree-kind",
-                f"{folder}: found a file, expected a folder, or one of .npz, .npy, .h5 and .parquet; unpack archives",
-            )
-        kind = "parquet" if suffix == ".parquet" else "arrays"
-    elif wishes.labels:
-        kind = "table"
-    elif folder.is_dir() and (folder / MANIFEST).exists():
-        kind = "silos"
-    elif folder.is_dir() and any(entry.name.endswith(".parquet") for entry in entries(folder)):
-        kind = "parquet"
-    elif (
-        folder.is_dir() and not any(shard_files(folder / name) for name in ("train", "test")) and class_folders.fits(folder)
-    ):
-        kind = "classes"
-    else:
-        kind = kind_of(folder)
-    _check_options(folder, kind, wishes)
-    return kind
-
-
-def _check_options(folder: Path, kind: str, wishes: Wishes) -> None:
-    """Refuse options that this kind of source knows nothing of: each would be passed over in silence."""
-    columns = [f"--{name}" for name, value in vars(wishes.columns).items() if value]
-    known = {
-        "--labels": wishes.labels and kind not in {"table", "arrays"},
-        "--suffix": wishes.suffix and kind != "table",
-        "--map": wishes.map and kind not in {"table", "arrays", "parquet"},
-        "--name": wishes.name and (kind not in {"table", "arrays", "parquet", "classes"} or wishes.columns.silo),
-        "--users": wishes.users and kind not in {"raw", "leaf", "combined"},
-        "--silos": wishes.silos and kind not in {"raw", "leaf", "combined"},
-        "--seed": wishes.seed and not wishes.split,
-        "--like": wishes.like and (wishes.size or wishes.mode or wishes.classes or wishes.fit != "squash" or wishes.range),
-        "--range": wishes.range and kind in {"leaf", "silos"},
-        **({columns[0]: kind not in {"table", "arrays", "parquet"}} if columns else {}),
-    }
-    wrong = next((option for option, is_wrong in known.items() if is_wrong), None)
-    if wrong == "--like":
-        raise SchemaError(
-            "tool-option", "--like: it tells size, mode, classes and fit; leave --size, --mode, --classes, … out"
-        )
-    if wrong == "--seed":
-        raise SchemaError("tool-option", "--seed: found it without --split, which alone draws something")
-    if wrong is not None:
-        raise SchemaError("tool-option", f"{folder}: found {FOUND[kind]}, for which {wrong} means nothing; leave it out")
 
 
 @dataclass(frozen=True)
@@ -240,7 +137,7 @@ def open_source(
     samples = with_external(samples, wishes.external)
     if shares:
         samples = splitting.split(samples, shares, wishes.seed)
-    check_groups(samples)
+    check(samples)
     _check_classes(samples.classes)
     return Opened(wishes, source, samples, groups, samples.classes, fitting, words)
 

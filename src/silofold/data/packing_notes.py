@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from silofold.data.manifest import overlaps
+from silofold.data.manifest_faults import overlaps
 from silofold.data.naming import alike
 
 if TYPE_CHECKING:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
-import struct
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -26,6 +24,7 @@ from PIL import (
 from silofold.core import console, guarded
 from silofold.data import picture_file, picture_jpeg, picture_refusals
 from silofold.data.fitting import Fitting, to_eight_bits
+from silofold.data.picture_turn import turn_of
 from silofold.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ _EIGHT_BIT: Final = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RG
 _DEEP: Final = {"I;16", "I;16B", "I;16L", "I", "F"}
 """Gray of more than 8 bits, which is read where it is said what becomes black and white."""
 _BITS_PER_SAMPLE: Final = 258
-_ORIENTATION: Final = 274
 _OPENERS: Final[dict[str, Callable[[io.BytesIO], ImageFile]]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
@@ -56,15 +54,6 @@ _OPENERS: Final[dict[str, Callable[[io.BytesIO], ImageFile]]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
 """The formats that are read, and no other: some of Pillow's start programs. Image.open would take a third longer."""
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -129,7 +118,7 @@ def decoded(data: bytes, name: str, fitting: Fitting) -> NDArray[np.uint8]:
             image.load()
             _check_palette(image)
             _check_end(image, longer)
-            return _fitted(image, fitting, _turn(image))
+            return _fitted(image, fitting, turn_of(image))
     except picture_refusals.DeepError as fault:
         raise SchemaError("picture-depth", f"{name}: {fault}") from fault
     except Exception as error:  # decoders raise whatever hostile bytes lead them to: KeyError, struct.error, MemoryError …
@@ -261,41 +250,6 @@ def _check_palette(image: Image.Image) -> None:
         most = image.getchannel(0).getextrema()[1]
         if isinstance(most, float | int) and most >= colours:
             raise guarded.UnfitError(f"found a pixel of colour {most}, expected less than the {colours} of its palette")
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Tell what brings a picture upright: its EXIF data says how the camera was held."""
-    info = image.info
-    exif = info.get("exif")
-    if exif is None and "Raw profile type exif" in info:
-        exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
-    orientation = None if exif is None else _orientation(exif)
-    xmp = info.get("XML:com.adobe.xmp") or info.get("xmp")
-    if orientation is None and xmp:
-        found = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp.encode() if isinstance(xmp, str) else xmp)
-        orientation = int(found[1]) if found else None
-    if orientation is not None and not 0 <= orientation <= 8:
-        warnings.warn(
-            f"found the orientation {orientation} in EXIF data, expected 1 to 8; the picture was not turned", stacklevel=2
-        )
-    return _TURNS.get(orientation or 1)
-
-
-def _orientation(exif: bytes) -> int | None:
-    """Find the orientation in EXIF data without a look at any other entry, of which a hostile file may have many."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    try:
-        order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (entries,) = struct.unpack_from(f"{order}H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * entries, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
-            if tag == _ORIENTATION:
-                letter = {1: "B", 3: "H", 4: "I"}[kind]
-                return int(struct.unpack_from(f"{order}{letter}", exif, place + 8)[0])
-    except (struct.error, KeyError):
-        warnings.warn("found damaged EXIF data; the picture was not turned", stacklevel=3)
-    return None
 
 
 def _reason(error: Exception) -> str:

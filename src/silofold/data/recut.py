@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from silofold.data import work
-from silofold.data.pack import Wishes, kind_in, open_source
+from silofold.data.pack import open_source
 from silofold.data.packing import Noise, write_folder
-from silofold.data.partition import Cut, partition, refuse_unknown
+from silofold.data.partition import partition, refuse_unknown
+from silofold.data.wishes import Wishes, kind_in
 
 if TYPE_CHECKING:
+    from silofold.data.cut import Cut
     from silofold.data.samples import Samples
     from silofold.data.schema import Manifest
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from silofold.data.schema import SplitName
 
 NO_SPLIT: Final = -1
+MOST_LETTERS: Final = 1000
+"""Of a name, as the manifest has it."""
 CODES: Final[dict[SplitName, int]] = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -187,13 +189,13 @@ def with_external(samples: Samples, names: Iterable[str]) -> Samples:
     return replace(samples, split=split, external=samples.external | wanted)
 
 
-def check_groups(samples: Samples) -> None:
-    """Refuse groups that stand in two silos, or pictures of no split.
+def check(samples: Samples) -> None:
+    """Refuse groups that stand in two silos, names that cannot be written down, or pictures of no split.
 
     Raises
     ------
     SchemaError
-        There is such a group; or the source tells of no split and none was asked for.
+        There is such a group or name; or the source tells of no split and none was asked for.
     """
     pairs = np.unique(np.stack([samples.group, samples.silo]), axis=1)
     twice = [code for code, number in Counter(pairs[0].tolist()).items() if number > 1]
@@ -204,10 +206,25 @@ def check_groups(samples: Samples) -> None:
             "table-group",
             f"the group {samples.groups[twice[0]]!r} stands in the silos {few(homes)}, expected each in one silo{more}",
         )
+    for what, names in (("class", samples.classes), ("silo", samples.silos), ("group", samples.groups)):
+        bad = next((name for name in names if not is_name(name)), None)
+        if bad is not None:
+            raise SchemaError(
+                "table-cell", f"found the {what} {bad[:50]!a} of {len(bad)} letters, expected 1 to {MOST_LETTERS}, of UTF-8"
+            )
     if (samples.split == NO_SPLIT).any():
         raise SchemaError(
             "split-none", "found pictures that are in no split, expected train and test: --split 0.8,0,0.2 draws them"
         )
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a silo file can hold a name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a letter of UTF-16
+        return False
+    return 0 < len(text) <= MOST_LETTERS and "\0" not in text
 
 
 def few(names: Iterable[str]) -> str:

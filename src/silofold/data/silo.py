@@ -7,7 +7,8 @@ training, of MPI, or of where pictures come from.
 
 from __future__ import annotations
 
-from silofold.data.manifest import manifest_bytes, overlaps, parse_manifest, read_manifest, write_manifest
+from silofold.data.manifest import manifest_bytes, parse_manifest, read_manifest, write_manifest
+from silofold.data.manifest_faults import overlaps
 from silofold.data.reader import Reader, read_split
 from silofold.data.schema import (
     ALL_SPLITS,

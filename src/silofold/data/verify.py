@@ -10,7 +10,8 @@ import numpy as np
 
 from silofold.data.inspection import Inspector
 from silofold.data.layout import file_faults
-from silofold.data.manifest import decoded, manifest_bytes, manifest_faults, read_manifest
+from silofold.data.manifest import decoded, manifest_bytes, read_manifest
+from silofold.data.manifest_faults import manifest_faults
 from silofold.data.reader import opened, read_into, read_pieces, reader_of
 from silofold.data.schema import (
     DTYPES,
@@ -109,7 +110,7 @@ def _content_faults(
 def image_keys(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Give each picture (M, ...) a number (M,) that equal pixels share; two others collide once in 2^64 pairs."""
     size = images[0].nbytes if len(images) else 0
-    pixels = memoryview(np.ascontiguousarray(images).reshape(-1)).cast("B")
+    pixels = np.ascontiguousarray(images).reshape(-1).data.cast("B")
     starts = range(0, size * len(images), size or 1)
     keys = b"".join(hashlib.blake2b(pixels[start : start + size], digest_size=8).digest() for start in starts)
     return np.frombuffer(keys, "<u8").astype(np.uint64)

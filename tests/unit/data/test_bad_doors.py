@@ -210,3 +210,20 @@ def test_looks_at_what_is_no_folder_of_silos(silos: Path, tmp_path: Path, capsys
     refused(capsys, sheet, ("show", silos, sheet, "--columns", 10**6), "at most")
     refused(capsys, sheet, ("stats", silos, "--picture", "a.pdf"), ".svg or .png")
     assert silo.full_faults(silos)[0] == []
+
+
+def test_names_that_cannot_be_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for names, said in (
+        (["a", "b\0c"], "b\\x00c"),
+        (["a", "\ud800"], "ud800"),
+        (["a", "x" * 1001], "1001 letters"),
+        (["a", " "], "empty"),
+    ):
+        np.savez(tmp_path / "set.npz", images=IMAGES, labels=LABELS, silo=np.array(names * 2))
+        words = ("pack", tmp_path / "set.npz", tmp_path / "out", "--silo", "silo", "--split", "0.5,0,0.5", "--jobs", 1)
+        refused(capsys, tmp_path / "out", words, said)
+
+
+def test_a_split_beside_a_column_of_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("pack", doors.npz(tmp_path / "set.npz"), tmp_path / "out", "--fold", "split", "--split", "0.5,0,0.5")
+    refused(capsys, tmp_path / "out", words, "--split", "--fold")

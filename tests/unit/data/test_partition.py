@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silofold.data import partition as cuts
+from silofold.data import partition_methods as methods
 from silofold.data import skew
-from silofold.data.partition import Cut, partition
+from silofold.data.cut import Cut
+from silofold.data.partition import partition
 from silofold.data.samples import Samples
 from silofold.errors import SchemaError
 
@@ -148,7 +150,7 @@ def test_groups_stay_whole_or_are_said_to_be_torn() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.integers(0, 5), min_size=1, max_size=80), st.sampled_from([*cuts.METHODS]), st.integers(1, 9),
+    st.lists(st.integers(0, 5), min_size=1, max_size=80), st.sampled_from([*methods.METHODS]), st.integers(1, 9),
     st.floats(0.01, 100), st.integers(1, 4), st.integers(0, 99), st.booleans(),
 )  # fmt: skip
 def test_whatever_is_asked_for_is_done_or_refused(
@@ -178,6 +180,6 @@ def test_numbers_of_skew_by_hand() -> None:
     assert skew.effective_classes(np.zeros((1, 2), np.int64)).tolist() == [0.0]
 
 
-@pytest.mark.parametrize("module", [cuts, skew])
+@pytest.mark.parametrize("module", [methods, skew])
 def test_examples_in_the_text(module: object) -> None:
-    assert doctest.testmod(module) == (0, {cuts: 1, skew: 2}[module])  # type: ignore[arg-type, index]
+    assert doctest.testmod(module) == (0, {methods: 1, skew: 2}[module])  # type: ignore[arg-type, index]

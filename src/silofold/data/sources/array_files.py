@@ -32,9 +32,9 @@ def names_of(path: Path) -> list[str]:
     """
     try:
         with guarded.opened(path) as file:
-            if path.suffix == ".npy":
+            if path.suffix.lower() == ".npy":
                 return [""]
-            if path.suffix == ".npz":
+            if path.suffix.lower() == ".npz":
                 return [name.removesuffix(".npy") for name in _members(file, path)]
     except (OSError, guarded.UnfitError) as fault:
         raise SchemaError("array-read", f"{path}: {getattr(fault, 'strerror', None) or fault}") from None
@@ -50,10 +50,10 @@ def take(path: Path, names: list[str], spool: Path) -> dict[str, RawArray]:
         An array is damaged, holds objects, or does not fit on the disk.
     """
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             with guarded.opened(path) as file:
                 return {"": read_head(cast("BinaryIO", file), str(path), os.fstat(file.fileno()).st_size)}
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             return {name: _unzipped(path, name, spool / f"{at}.raw") for at, name in enumerate(names)}
     except (OSError, guarded.UnfitError) as fault:
         raise SchemaError("array-read", f"{path}: {getattr(fault, 'strerror', None) or fault}") from None

@@ -94,7 +94,7 @@ class Arrays:
         size = len(columns["label"])
         if not size:
             raise SchemaError("data-empty", f"{self.path}: found no picture, expected some")
-        for name in ("silo", "group"):
+        for name in ("label", "silo", "group"):
             if any(not value.strip() for value in columns[name]):
                 raise SchemaError("table-cell", f"{self.path}: {name}: found an empty text, expected a name")
         silos = columns["silo"] or [self.silo] * size
@@ -150,7 +150,7 @@ def open_arrays(
     SchemaError
         An array is missing, is damaged, or holds no pictures.
     """
-    parts = _pair(path, labels) if path.suffix == ".npy" else _named(path, columns, spool)
+    parts = _pair(path, labels) if path.suffix.lower() == ".npy" else _named(path, columns, spool)
     shapes = {raw_array.check_pictures(part.images, str(path), span) for part in parts}
     if len(shapes) > 1:
         raise SchemaError("array-shape", f"{path}: found pictures of the sizes {sorted(shapes)}, expected one")
@@ -158,7 +158,7 @@ def open_arrays(
 
 
 def _pair(path: Path, labels: Path | None) -> tuple[Part, ...]:
-    if labels is None or labels.suffix != ".npy":
+    if labels is None or labels.suffix.lower() != ".npy":
         raise SchemaError("tool-option", f"{path}: expected its labels too: --labels LABELS.npy")
     nowhere = Path()
     return (Part(array_files.take(path, [""], nowhere)[""], array_files.take(labels, [""], nowhere)[""], None),)
@@ -207,7 +207,7 @@ def _texts(array: RawArray, size: int, where: str) -> list[str]:
             values = np.char.decode(values, "utf-8")
         except UnicodeDecodeError:
             raise SchemaError("array-shape", f"{where}: found a text that is not UTF-8") from None
-    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+    if values.dtype.kind == "f" and not ((np.abs(values) < 2**53).all() and (values == np.rint(values)).all()):
         raise SchemaError("array-shape", f"{where}: found {values.dtype} with fractions, expected whole numbers or texts")
     if values.dtype.kind in "fb":
         values = values.astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +13,12 @@ from silofold.data.manifest import read_manifest
 from silofold.data.picture import pixels
 from silofold.data.reader import Reader
 from silofold.data.samples import CODES, Picture, Samples, all_of
+from silofold.data.schema import MANIFEST
 from silofold.data.sources import raw_array
 from silofold.data.sources.raw_array import RawArray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,11 +29,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SiloFolder:
-    """A folder of silos, read split by split and checked against its manifest."""
+    """A folder of silos, read split by split and checked against its manifest.
+
+    Parameters
+    ----------
+    stamp
+        What tells its manifest from another one.
+    """
 
     folder: Path
-    manifest: Manifest
-    arrays: Mapping[str, RawArray]
+    stamp: tuple[int, ...]
+
+    @property
+    def manifest(self) -> Manifest:
+        """What ``silos.json`` says."""
+        return _facts(self.folder, self.stamp)[0]
+
+    @property
+    def arrays(self) -> dict[str, RawArray]:
+        """Where the pictures lie, by ``number of the silo/split``."""
+        return _facts(self.folder, self.stamp)[1]
 
     @property
     def words(self) -> str:
@@ -105,6 +122,20 @@ def open_silos(folder: Path) -> SiloFolder:
     SchemaError
         The manifest or a file is missing, damaged, or not what the other says.
     """
+    try:
+        status = (folder / MANIFEST).stat()
+        stamp: tuple[int, ...] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    except OSError:
+        stamp = ()  # told below
+    found = SiloFolder(folder, stamp)
+    _facts(folder, stamp)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _facts(folder: Path, stamp: tuple[int, ...]) -> tuple[Manifest, dict[str, RawArray]]:
+    """Look at a folder once in each process: of thousands of silos, this is too much to be sent along with each."""
+    del stamp
     manifest = read_manifest(folder, external=True)
     reader = Reader(folder, manifest, manifest.silos)
     arrays = {}
@@ -115,4 +146,4 @@ def open_silos(folder: Path) -> SiloFolder:
                 shape = (info.examples, *manifest.image_shape)
                 path, offset = folder / silo.file, reader.place(silo, split)
                 arrays[f"{number}/{split}"] = RawArray(str(path), offset, "|u1", shape)
-    return SiloFolder(folder, manifest, arrays)
+    return manifest, arrays
