@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Final
 
 from silofold.commands import combine, data_tool, join, leaf, pack, partition, show, stats, synthesize
 
 if TYPE_CHECKING:
+    import argparse
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  (it has no public name)
 
 VERBS: Final = {
@@ -26,8 +27,9 @@ VERBS: Final = {
 def add(commands: Subparsers) -> None:
     """Add the parsers of all of them."""
     for name, (verb, text, line) in VERBS.items():
-        form = argparse.RawDescriptionHelpFormatter
-        verb.options(commands.add_parser(name, help=line, description=text, formatter_class=form))
+        prog = commands.add_parser(name, help=line).prog
+        commands.choices[name] = data_tool.Parser(text, prog)  # whose complaints are one line
+        verb.options(commands.choices[name])
 
 
 def main(options: argparse.Namespace) -> int:

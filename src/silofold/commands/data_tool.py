@@ -155,14 +155,25 @@ def script(verb: Verb, text: str | None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line."""
+    """An argument parser whose complaint is one line.
 
-    def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    Parameters
+    ----------
+    prog
+        Of a command, its words; none for a script, which is called by its file's name.
+    """
+
+    def __init__(self, description: str | None, prog: str | None = None) -> None:
+        super().__init__(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self._form = (
+            "error: {}; {} --help tells the arguments"
+            if prog is None
+            else ("silofold: error: {}; {} --help tells the arguments [tool-option]")
+        )
 
     def error(self, message: str) -> Never:
-        """End the tool with what is wrong with its arguments."""
-        self.exit(2, f"error: {shown(message)}; {self.prog} --help tells the arguments\n")
+        """End the command with what is wrong with its arguments."""
+        self.exit(endings.BAD_INPUT.code, self._form.format(shown(message), self.prog) + "\n")
 
 
 def _say(options: argparse.Namespace, line: str) -> None:

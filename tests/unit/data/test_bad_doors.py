@@ -224,6 +224,18 @@ def test_names_that_cannot_be_written_down(tmp_path: Path, capsys: pytest.Captur
         refused(capsys, tmp_path / "out", words, said)
 
 
+@pytest.mark.parametrize(
+    "words", [("pack",), ("pack", "a", "b", "--users", "x"), ("partition", "a", "b"), ("show", "a", "b", "--split", "\n")]
+)
+def test_arguments_that_are_none(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        silofold(*words)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("silofold: error: ")
+    assert f"silofold {words[0]} --help" in told
+
+
 def test_a_split_beside_a_column_of_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("pack", doors.npz(tmp_path / "set.npz"), tmp_path / "out", "--fold", "split", "--split", "0.5,0,0.5")
     refused(capsys, tmp_path / "out", words, "--split", "--fold")
