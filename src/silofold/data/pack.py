@@ -18,7 +18,7 @@ from silofold.data.fitting import Fitting
 from silofold.data.manifest import read_manifest
 from silofold.data.naming import natural, readable
 from silofold.data.packing import Job, jobs_of, schema_of, write_folder
-from silofold.data.samples import check, with_external
+from silofold.data.samples import check, few, with_external
 from silofold.data.schema import Layout, Manifest
 from silofold.data.sources.arrays import Arrays, open_arrays
 from silofold.data.sources.class_folders import ClassFolders
@@ -128,6 +128,8 @@ def open_source(
     else:
         source = _source(folder, kind, wishes, spool)
     fitting = _fitting(wishes, source)
+    if wishes.like and isinstance(source, ListedFolders | SiloFolder):
+        _check_like(source.classes if isinstance(source, ListedFolders) else source.manifest.classes, wishes.like, folder)
     words = readable(wishes.source or (source.words if kind == "silos" else f"{FOUND[kind]}: {folder.resolve().name}"))
     if isinstance(source, ListedFolders) and not (shares or wishes.external or again):
         return Opened(wishes, source, None, groups, source.classes, fitting, words)
@@ -236,6 +238,13 @@ def _named_classes(wishes: Wishes) -> tuple[str, ...]:
     if "" in names or len(set(names)) != len(names) or not names:
         raise SchemaError("tool-option", f"--classes {text}: found an empty or a repeated name")
     return names
+
+
+def _check_like(classes: tuple[str, ...], like: Path, folder: Path) -> None:
+    """Refuse a source whose classes are given and are not those of the other folder."""
+    other = read_manifest(like, external=True).classes
+    if classes != other:
+        raise SchemaError("tool-option", f"--like {like}: found the classes {few(other)}, but {folder} has {few(classes)}")
 
 
 def _check_classes(names: tuple[str, ...]) -> None:

@@ -239,3 +239,8 @@ def test_arguments_that_are_none(words: tuple[str, ...], capsys: pytest.CaptureF
 def test_a_split_beside_a_column_of_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("pack", doors.npz(tmp_path / "set.npz"), tmp_path / "out", "--fold", "split", "--split", "0.5,0,0.5")
     refused(capsys, tmp_path / "out", words, "--split", "--fold")
+
+
+def test_a_like_of_other_classes(silos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("pack", doors.leaf(tmp_path / "leaf"), tmp_path / "out", "--like", silos, "--jobs", 1)
+    refused(capsys, tmp_path / "out", words, "--like", "1, 3, 20")
