@@ -211,4 +211,7 @@ def _texts(array: RawArray, size: int, where: str) -> list[str]:
         raise SchemaError("array-shape", f"{where}: found {values.dtype} with fractions, expected whole numbers or texts")
     if values.dtype.kind in "fb":
         values = values.astype(np.int64)
-    return [str(value) for value in values.tolist()]
+    try:
+        return [str(value) for value in values.tolist()]
+    except ValueError:
+        raise SchemaError("array-shape", f"{where}: found a text with what is no letter") from None
