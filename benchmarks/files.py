@@ -9,29 +9,24 @@ Prints images and megabytes of pixels a second, ratios, and one JSON object.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
-import io
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
-from unittest.mock import patch
 
 import h5py
 import numpy as np
 from PIL import Image
 
+from silofold.data import pack as packing
 from silofold.data import silo as silos
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-sys.path.append(str(Path(__file__).parents[1] / "data_tools"))
-import pack as packing
 
 SIDE: Final = 32
 
@@ -46,10 +41,8 @@ def pillow(pictures: list[Path]) -> int:
 
 def pack(tree: Path, users: int) -> None:
     """Pack the first writers of a tree in this process."""
-    with tempfile.TemporaryDirectory() as folder, patch.object(sys, "argv", ["pack.py", str(tree), f"{folder}/silos"]):
-        sys.argv += ["--users", str(users), "--silos", "7", "--jobs", "1"]
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            packing.main()
+    with tempfile.TemporaryDirectory() as folder:
+        packing.pack(tree, Path(folder, "silos"), packing.Wishes(users=users, silos=7))
 
 
 def turns(works: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:

@@ -92,7 +92,6 @@ BUDGETS: Final = (
         module_lines,
         300,
         {
-            "silofold.data.reader": 311,
             "silofold.roles.scheduler": 331,
         },
     ),

@@ -34,6 +34,14 @@ COMMANDS = {
     "predict": "say what a trained model sees in pictures",
     "compare": "set runs side by side and test whether the first one is better",
     "report": "make one page that shows runs and works offline",
+    "pack": "pack pictures, a table, arrays or Parquet into a folder of silos",
+    "partition": "cut a set into silos on purpose: iid, Dirichlet, shards, quantity …",
+    "join": "put folders of silos together that were packed apart",
+    "stats": "say what is in a folder of silos, and what looks like a mistake",
+    "show": "draw a contact sheet of silos",
+    "synthesize": "make handwriting-like pictures where no data is at hand",
+    "leaf": "turn LEAF's JSON into a tree of pictures",
+    "combine": "merge the writers of a tree into fewer",
 }
 OPERATING = {"status", "stop", "scale"}
 """Commands of one file."""
@@ -82,7 +90,7 @@ def parser(*commands: str) -> argparse.ArgumentParser:
     return made
 
 
-def _command(name: str) -> Callable[[options.Subparsers], None]:  # noqa: C901  (a case a command)
+def _command(name: str) -> Callable[[options.Subparsers], None]:  # noqa: C901, PLR0912  (a case a command)
     """Import a command: its ``add`` makes its parser, which names the ``main`` that does its work."""
     match name:
         case "train":
@@ -107,6 +115,22 @@ def _command(name: str) -> Callable[[options.Subparsers], None]:  # noqa: C901  
             from silofold.commands.predict import add
         case "compare":
             from silofold.commands.compare import add
+        case "pack":
+            from silofold.commands.pack import add
+        case "partition":
+            from silofold.commands.partition import add
+        case "join":
+            from silofold.commands.join import add
+        case "stats":
+            from silofold.commands.stats import add
+        case "show":
+            from silofold.commands.show import add
+        case "synthesize":
+            from silofold.commands.synthesize import add
+        case "leaf":
+            from silofold.commands.leaf import add
+        case "combine":
+            from silofold.commands.combine import add
         case _:
             from silofold.commands.report import add
     return add

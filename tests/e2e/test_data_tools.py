@@ -401,7 +401,7 @@ BAD_TREES: list[tuple[Callable[[Path], object] | None, tuple[object, ...], tuple
     (None, ("--silos", 5), ("found 4 users for 5 silos",)),
     (None, ("--users", 5), ("found 4 users, expected at least 5",)),
     (None, ("--silos", 0), ("argument --silos", "expected at least 1")),
-    (None, ("--size", "big"), ("argument --size", "'big'")),
+    (None, ("--size", "big"), ("--size big", "N or HxW")),
     (None, ("--classes", "0,7,,61"), ("--classes", "an empty or a repeated name")),
     (None, ("--classes", "0,7"), ("/61", "expected one of the 2 from 0 to 7")),
 ]

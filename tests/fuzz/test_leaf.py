@@ -17,8 +17,7 @@ from mutate import damaged
 TOOLS = Path(__file__).parents[2] / "data_tools"
 READER = """
 import json, pathlib, re, sys, time
-sys.path.insert(0, sys.argv[2])
-import leaf
+from silofold.data.sources import leaf
 from silofold.core.errors import SchemaError
 
 def most():
@@ -70,7 +69,7 @@ def test_damaged_shards(tmp_path: Path) -> None:
         path = tmp_path / f"{number:05d}" / "train" / "all_0.json"
         path.parent.mkdir(parents=True)
         path.write_bytes(harmed(shard(rng), rng))
-    words = [sys.executable, "-W", "error", "-c", READER, str(tmp_path), str(TOOLS)]
+    words = [sys.executable, "-W", "error", "-c", READER, str(tmp_path)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=800)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr[-2000:]
     rows = [json.loads(line) for line in ended.stdout.splitlines()]

@@ -24,6 +24,6 @@ def main(options: argparse.Namespace) -> int:
     """Start the ranks, or be one."""
     if shared.under_mpi():
         return train.main(options)
-    from silofold.commands import launch  # noqa: PLC0415  (what a rank has no use for)
+    from silofold.commands import launch
 
     return launch.main(options)

@@ -33,7 +33,7 @@ def add(subparsers: shared.Subparsers) -> None:
 def main(options: argparse.Namespace) -> int:
     """Write the page and, where asked for, its figures."""
     try:
-        from silofold.view import drawing, page  # noqa: PLC0415  (the extra `report`)
+        from silofold.view import drawing, page
     except ImportError as fault:
         raise PluginError("extra-missing", f"{fault.name} is not installed: pip install 'silofold[report]'") from None
     runs = looks.look(options.runs, options.data)
@@ -61,7 +61,7 @@ def _content(
     runs: Sequence[Look], against: Sequence[Pair], *, images: bool, data: Any
 ) -> tuple[dict[str, Any], list[Drawing]]:
     """Collect what the template shows, and every drawing in it."""
-    from silofold.commands.results import figures  # noqa: PLC0415  (the extra `report`)
+    from silofold.commands.results import figures
 
     first = runs[0]
     names = [silo.name for silo in first.data.silos]

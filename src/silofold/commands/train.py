@@ -23,14 +23,14 @@ def add(subparsers: shared.Subparsers) -> None:
 def main(options: argparse.Namespace) -> int:
     """Be a rank, to the end of the run; also of one that is replayed."""
     machine.end_with_launcher()
-    from silofold.job import startup  # noqa: PLC0415  (MPI, numpy: a launcher that ends meanwhile is noticed)
+    from silofold.job import startup
 
     return startup.train(request_of(options))
 
 
 def request_of(options: argparse.Namespace) -> Request:
     """Turn the parsed command line into what the run needs to know."""
-    from silofold.job.request import Request  # noqa: PLC0415  (as above)
+    from silofold.job.request import Request
 
     replay = options.run if options.command == "replay" else None
     if replay:

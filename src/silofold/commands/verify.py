@@ -35,7 +35,8 @@ def main(options: argparse.Namespace) -> int:
     """Look at a folder, tell what is wrong with it, and return the exit code."""
     path: Path = options.folder
     if (path / silos.MANIFEST).exists():
-        faults, notes = silos.folder_faults(path), [f"{path}: a folder of silos"]
+        faults, warnings, _ = silos.full_faults(path)
+        notes = [*warnings, f"{path}: a folder of silos"]
     else:
         faults, notes = _run_folder(RunFolder(path))
     sys.stdout.writelines(f"{shown(line)}\n" for line in (*faults, *notes))
@@ -125,7 +126,7 @@ def _finished_faults(folder: RunFolder, rounds: list[Summary], record: Record | 
 
 def _model_faults(folder: RunFolder, record: Record, path: Path) -> tuple[list[str], list[str]]:
     """Build the model, and compare ``model.pt`` and ``predictions.h5`` with the newest checkpoint."""
-    from silofold.commands.results import trained  # noqa: PLC0415  (torch, which takes its time: what is damaged is told without it)
+    from silofold.commands.results import trained
 
     faults: list[str] = []
     notes: list[str] = []

@@ -77,6 +77,9 @@ ERRORS: dict[str, Entry] = {
     # --- data ---------------------------------------------------------------------------------------------------------
     "data-missing": Entry(BAD_INPUT, "No folder of silos, its manifest, or a silo file is there.", "Give --data DIR."),
     "data-schema": Entry(BAD_INPUT, "The silo folder is of another schema.", "Pack it with this version."),
+    "data-external": Entry(
+        BAD_INPUT, "The folder has silos for testing only, which a run cannot use yet.", "Pack it without --external."
+    ),
     "data-header": Entry(BAD_INPUT, "A silo file's attributes, shapes or dtypes differ from silos.json.", "Pack it again."),
     "data-read": Entry(BAD_INPUT, "A silo file cannot be read: damaged, cut short or foreign.", "Copy or pack it again."),
     "data-layout": Entry(
@@ -107,6 +110,20 @@ ERRORS: dict[str, Entry] = {
     "tree-names": Entry(BAD_INPUT, "Names could not be told apart or are not UTF-8.", "Rename them."),
     "leaf-shard": Entry(BAD_INPUT, "A LEAF shard is damaged or of another form.", "Export it again."),
     "leaf-user": Entry(BAD_INPUT, "A LEAF user's name cannot name a folder.", "Rename the user."),
+    "table-read": Entry(BAD_INPUT, "A table of labels cannot be read.", "Save it as CSV in UTF-8, or as Parquet."),
+    "table-column": Entry(BAD_INPUT, "A table or file of arrays lacks what an option names.", "Name what is there."),
+    "table-cell": Entry(BAD_INPUT, "A row of a table lacks a value, or has one that means nothing.", "Mend that row."),
+    "table-label": Entry(BAD_INPUT, "A picture's class is none of those that were named.", "--classes, --map or the table."),
+    "table-image": Entry(BAD_INPUT, "A row names no picture, one of another row, or one outside.", "Mend that row."),
+    "table-group": Entry(BAD_INPUT, "A group of pictures stands in two silos.", "Give it two names, or one silo."),
+    "array-read": Entry(BAD_INPUT, "A file of arrays is damaged, or holds objects.", "Save plain numbers and texts."),
+    "array-shape": Entry(
+        BAD_INPUT, "Arrays have shapes or types that are no pictures or labels.", "See data_tools/README.md."
+    ),
+    "split-none": Entry(BAD_INPUT, "The source does not say what is for training and what for testing.", "Give --split."),
+    "split-impossible": Entry(BAD_INPUT, "A silo has fewer groups than splits.", "Fewer splits, or more groups."),
+    "partition-impossible": Entry(BAD_INPUT, "The set cannot be cut in that way.", "What the line says."),
+    "join-fit": Entry(BAD_INPUT, "Folders of silos do not fit together.", "Pack one again with --like the other."),
     # --- ranks and places ---------------------------------------------------------------------------------------------
     "topology-ranks": Entry(BAD_INPUT, "The number of ranks does not fit the roles.", "Start as many as the line says."),
     "topology-silos": Entry(BAD_INPUT, "Silos and workers do not fit together.", "Fewer workers, or more silos."),

@@ -43,12 +43,12 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True):
     expected
         Digest of what the manifest says of it.
     offsets
-        First byte of images, labels and writer of train, then of test; 0 where a split is empty.
+        First byte of images, labels and groups of each split, in their order; 0 where a split is empty.
     """
 
     stamp: Stamp
     expected: str
-    offsets: tuple[int, int, int, int, int, int]
+    offsets: tuple[int, ...]
 
 
 class _File(msgspec.Struct):

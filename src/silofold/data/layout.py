@@ -9,7 +9,7 @@ import numpy as np
 
 from silofold.core import guarded
 from silofold.data.inspection import Facts, Other
-from silofold.data.schema import DTYPES, SPLITS, Manifest, SiloInfo, SplitInfo, SplitName, attributes_of, shortened
+from silofold.data.schema import Manifest, SiloInfo, SplitInfo, SplitName, attributes_of, datasets_of, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from silofold.data.inspection import Dataset
 
 
-LISTS: Final = ("classes", "writers")
+LISTS: Final = ("classes", "writers", "groups")
 """Attributes that are a list in JSON."""
 
 
@@ -28,23 +28,21 @@ class Fault(NamedTuple):
     text: str
 
 
-def file_faults(
-    facts: Facts, silo: SiloInfo, manifest: Manifest, size: int
-) -> tuple[list[Fault], tuple[int, int, int, int, int, int]]:
-    """Tell every fault of a silo file of so many bytes, and where the bytes of its six datasets begin if there is none."""
+def file_faults(facts: Facts, silo: SiloInfo, manifest: Manifest, size: int) -> tuple[list[Fault], tuple[int, ...]]:
+    """Tell every fault of a silo file of so many bytes, and where the bytes of its datasets begin if there is none."""
     if facts.fault:
-        return [Fault("data-read", facts.fault)], (0,) * 6
-    found = [fault for split in SPLITS for fault in split_faults(facts, split, silo, manifest, size)]
+        return [Fault("data-read", facts.fault)], ()
+    found = [fault for split in manifest.splits for fault in split_faults(facts, split, silo, manifest, size)]
     if found:
-        return list(dict.fromkeys(found)), (0,) * 6
-    offsets = [facts.datasets[f"{split}/{name}"].offset or 0 for split in SPLITS for name in DTYPES]
-    return [], (offsets[0], offsets[1], offsets[2], offsets[3], offsets[4], offsets[5])
+        return list(dict.fromkeys(found)), ()
+    names = datasets_of(manifest.schema)
+    return [], tuple(facts.datasets[f"{split}/{name}"].offset or 0 for split in manifest.splits for name in names)
 
 
 def split_faults(facts: Facts, split: SplitName, silo: SiloInfo, manifest: Manifest, size: int) -> Iterator[Fault]:
     """Tell the faults of one split, and of the attributes that all of the file has."""
     info: SplitInfo = getattr(silo, split)
-    for key, value in attributes_of(silo.name, silo.writers, manifest.layout, {split: info}).items():
+    for key, value in attributes_of(silo.name, silo.writers, manifest.layout, {split: info}, silo.role).items():
         expected = value.tolist() if isinstance(value, np.ndarray) else value
         found = facts.attributes.get(key)
         if found is None:
@@ -54,7 +52,7 @@ def split_faults(facts: Facts, split: SplitName, silo: SiloInfo, manifest: Manif
             if str(shown) == str(expected):
                 shown = repr(shown)  # a text of digits is no number
             yield Fault("data-header", f"attribute {key}: found {shortened(shown)}, expected {shortened(value)}")
-    for name, dtype in DTYPES.items():
+    for name, dtype in datasets_of(manifest.schema).items():
         shape = (info.examples, *(manifest.image_shape if name == "images" else ()))
         dataset = facts.datasets.get(f"{split}/{name}")
         fault = dataset_fault(dataset, dtype, shape, size)

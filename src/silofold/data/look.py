@@ -20,11 +20,11 @@ SECONDS = 1.0
 """Processor time for one file; most take a thousandth of it."""
 MEMORY = 2**26
 """Bytes that one file may take, beyond twice its size."""
-SPLITS = ("train", "test")
-DATASETS = ("images", "labels", "writer")
+SPLITS = ("train", "validation", "test")
+DATASETS = ("images", "labels", "writer", "group")
 ATTRIBUTES = (
-    "schema", "name", "classes", "image_shape", "interpolation", "source", "writers",
-    "train_sha256", "test_sha256", "train_histogram", "test_histogram",
+    "schema", "name", "classes", "image_shape", "interpolation", "source", "writers", "groups", "group", "role",
+    *(f"{split}_{what}" for split in SPLITS for what in ("sha256", "histogram", "sums", "squares")),
 )  # fmt: skip
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
-import struct
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -26,6 +24,8 @@ from PIL import (
 from silofold.core import console, guarded
 from silofold.core.errors import SchemaError
 from silofold.data import picture_file, picture_jpeg, picture_refusals
+from silofold.data.fitting import Fitting, to_eight_bits
+from silofold.data.picture_turn import turn_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,13 +34,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
+    from silofold.data.fitting import Fit
+
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else what Pillow logs goes to standard error
 MOST_BYTES: Final = 128 * guarded.MIB
 FEWER_PIXELS: Final = 12_500_000
 """Of progressive JPEG the coefficients are held too, and CMYK beside its colours: 8 to 12 bytes a pixel."""
 _EIGHT_BIT: Final = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_DEEP: Final = {"I;16", "I;16B", "I;16L", "I", "F"}
+"""Gray of more than 8 bits, which is read where it is said what becomes black and white."""
 _BITS_PER_SAMPLE: Final = 258
-_ORIENTATION: Final = 274
 _OPENERS: Final[dict[str, Callable[[io.BytesIO], ImageFile]]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
@@ -51,15 +54,6 @@ _OPENERS: Final[dict[str, Callable[[io.BytesIO], ImageFile]]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
 """The formats that are read, and no other: some of Pillow's start programs. Image.open would take a third longer."""
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -79,14 +73,19 @@ def read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def load(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Read a picture file as an image of a silo's shape; who calls it decides where Pillow's warnings go.
+    """Read a picture file as an image of a silo's shape, its aspect not kept; as `fitted` otherwise."""
+    return fitted(path, Fitting(shape))
+
+
+def fitted(path: str | Path, fitting: Fitting) -> NDArray[np.uint8]:
+    """Read a picture file as an image of a silo; who calls it decides where Pillow's warnings go.
 
     Parameters
     ----------
     path
         Regular file of one picture, in a format of `picture_file.NAMES`.
-    shape
-        (H, W), or (H, W, 3) for colour.
+    fitting
+        Its shape, and how it is brought to that.
 
     Raises
     ------
@@ -94,24 +93,51 @@ def load(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         It cannot be read.
     """
     try:
-        with _opened(path) as image:
+        data = guarded.read(path, MOST_BYTES)
+    except (OSError, guarded.UnfitError) as error:
+        raise SchemaError("picture-read", f"{path}: not a readable picture: {_reason(error)}") from error
+    return decoded(data, str(path), fitting)
+
+
+def decoded(data: bytes, name: str, fitting: Fitting) -> NDArray[np.uint8]:
+    """Decode the bytes of a picture file; `name` says in messages where they come from.
+
+    Raises
+    ------
+    SchemaError
+        They are no picture that is read.
+    """
+    try:
+        with _opened(data, deep=fitting.range is not None) as image:
             if image.format == "TIFF":
                 with _muted():
                     image.load()
                 _check_palette(image)
-                return pixels(image, shape)  # Pillow turns TIFF by itself
+                return _fitted(image, fitting)  # Pillow turns TIFF by itself
             longer = _longer(image)
             image.load()
             _check_palette(image)
             _check_end(image, longer)
-            return pixels(image, shape, _turn(image))
+            return _fitted(image, fitting, turn_of(image))
     except picture_refusals.DeepError as fault:
-        raise SchemaError("picture-depth", f"{path}: {fault}") from fault
+        raise SchemaError("picture-depth", f"{name}: {fault}") from fault
     except Exception as error:  # decoders raise whatever hostile bytes lead them to: KeyError, struct.error, MemoryError …
-        raise SchemaError("picture-read", f"{path}: not a readable picture: {_reason(error)}") from error
+        raise SchemaError("picture-read", f"{name}: not a readable picture: {_reason(error)}") from error
 
 
-def pixels(image: Image.Image, shape: tuple[int, ...], turn: Image.Transpose | None = None) -> NDArray[np.uint8]:
+def _fitted(image: Image.Image, fitting: Fitting, turn: Image.Transpose | None = None) -> NDArray[np.uint8]:
+    if fitting.range is not None:
+        if image.mode not in _DEEP:
+            raise guarded.UnfitError(
+                "found 8 bits a channel, expected more, since --range is given; pack such pictures apart"
+            )
+        image = Image.fromarray(to_eight_bits(np.asarray(image), fitting.range))
+    return pixels(image, fitting.shape, turn, fitting.fit)
+
+
+def pixels(
+    image: Image.Image, shape: tuple[int, ...], turn: Image.Transpose | None = None, fit: Fit = "squash"
+) -> NDArray[np.uint8]:
     """Turn a picture to gray or colour, then upright, and bring it to size, by bilinear interpolation.
 
     Transparency is dropped: what counts is the colour that is stored.
@@ -124,15 +150,17 @@ def pixels(image: Image.Image, shape: tuple[int, ...], turn: Image.Transpose | N
         (H, W), or (H, W, 3) for colour.
     turn
         What brings it upright.
+    fit
+        What becomes of its aspect.
     """
     image.info.pop("transparency", None)  # Pillow would warn that it is lost, or look for its colour in the new mode
     size, mode = (shape[1], shape[0]), "RGB" if len(shape) == 3 else "L"
     fitting = image if image.mode == mode or (mode, image.mode) == ("RGB", "RGBA") else image.convert(mode)
     if fitting.mode == "RGBA" or (mode == "RGB" and turn):
         # by channels, which gives the same: a second copy of four bytes a pixel would be too much memory
-        fitting = Image.merge(mode, [_fit(fitting.getchannel(band), size, turn) for band in range(3)])
+        fitting = Image.merge(mode, [_fit(fitting.getchannel(band), size, turn, fit) for band in range(3)])
     else:
-        fitting = _fit(fitting, size, turn)
+        fitting = _fit(fitting, size, turn, fit)
     return np.frombuffer(fitting.tobytes(), np.uint8).reshape(shape)
 
 
@@ -143,9 +171,19 @@ def encode(image: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _fit(image: Image.Image, size: tuple[int, int], turn: Image.Transpose | None) -> Image.Image:
+def _fit(image: Image.Image, size: tuple[int, int], turn: Image.Transpose | None, fit: Fit) -> Image.Image:
     upright = image if turn is None else image.transpose(turn)
-    return upright.resize(size, Image.Resampling.BILINEAR)
+    if fit == "squash" or upright.width * size[1] == upright.height * size[0]:
+        return upright.resize(size, Image.Resampling.BILINEAR)
+    ratios = size[0] / upright.width, size[1] / upright.height
+    if fit == "crop":
+        width, height = (side / max(ratios) for side in size)
+        left, top = (upright.width - width) / 2, (upright.height - height) / 2
+        return upright.resize(size, Image.Resampling.BILINEAR, (left, top, left + width, top + height))
+    inner = max(1, round(upright.width * min(ratios))), max(1, round(upright.height * min(ratios)))
+    whole = Image.new(upright.mode, size)
+    whole.paste(upright.resize(inner, Image.Resampling.BILINEAR), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return whole
 
 
 @contextmanager
@@ -166,20 +204,19 @@ def _muted() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _opened(path: str | Path) -> ImageFile:
-    """Open a picture file of which every byte is read, and refuse what is not to be decoded."""
-    data = guarded.read(path, MOST_BYTES)
-    kind = picture_file.check(data)
+def _opened(data: bytes, *, deep: bool) -> ImageFile:
+    """Open a picture of which every byte is there, and refuse what is not to be decoded; `deep`: beyond 8 bits."""
+    kind = picture_file.check(data, 16 if deep else 8)
     image = _OPENERS[kind](io.BytesIO(data))
-    costly = image.mode == "CMYK" or "progressive" in image.info
+    costly = image.mode == "CMYK" or "progressive" in image.info or image.mode in _DEEP
     picture_refusals.bounded(*image.size, FEWER_PIXELS if costly else picture_refusals.MOST_PIXELS)
     if kind in {"TIFF", "WEBP"} and getattr(image, "is_animated", False):
         raise picture_refusals.several(str(image.format))
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
-        if bits > 8:
+        if bits > 8 and not (deep and image.mode in _DEEP):
             raise picture_refusals.deep(bits)
-    if image.mode not in _EIGHT_BIT:
+    if image.mode not in (_EIGHT_BIT | _DEEP if deep else _EIGHT_BIT):
         raise guarded.UnfitError(
             f"found pixels of mode {image.mode}, expected gray, RGB, CMYK or a palette of 8 bits a channel"
         )
@@ -213,41 +250,6 @@ def _check_palette(image: Image.Image) -> None:
         most = image.getchannel(0).getextrema()[1]
         if isinstance(most, float | int) and most >= colours:
             raise guarded.UnfitError(f"found a pixel of colour {most}, expected less than the {colours} of its palette")
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Tell what brings a picture upright: its EXIF data says how the camera was held."""
-    info = image.info
-    exif = info.get("exif")
-    if exif is None and "Raw profile type exif" in info:
-        exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
-    orientation = None if exif is None else _orientation(exif)
-    xmp = info.get("XML:com.adobe.xmp") or info.get("xmp")
-    if orientation is None and xmp:
-        found = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp.encode() if isinstance(xmp, str) else xmp)
-        orientation = int(found[1]) if found else None
-    if orientation is not None and not 0 <= orientation <= 8:
-        warnings.warn(
-            f"found the orientation {orientation} in EXIF data, expected 1 to 8; the picture was not turned", stacklevel=2
-        )
-    return _TURNS.get(orientation or 1)
-
-
-def _orientation(exif: bytes) -> int | None:
-    """Find the orientation in EXIF data without a look at any other entry, of which a hostile file may have many."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    try:
-        order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (entries,) = struct.unpack_from(f"{order}H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * entries, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
-            if tag == _ORIENTATION:
-                letter = {1: "B", 3: "H", 4: "I"}[kind]
-                return int(struct.unpack_from(f"{order}{letter}", exif, place + 8)[0])
-    except (struct.error, KeyError):
-        warnings.warn("found damaged EXIF data; the picture was not turned", stacklevel=3)
-    return None
 
 
 def _reason(error: Exception) -> str:

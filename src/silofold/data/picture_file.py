@@ -27,8 +27,13 @@ _WEBP_PIXELS: Final = 8_000_000
 _PNM: Final = re.compile(rb"P[14](?:\s+(?:#[^\n]*\n\s*)*[0-9]+){2}\s|P[2356](?:\s+(?:#[^\n]*\n\s*)*[0-9]+){3}\s")
 
 
-def check(data: bytes) -> str:
+def check(data: bytes, deepest: int = 8) -> str:
     """Tell the format of a picture file and look whether it is whole, single, and of a bounded number of parts.
+
+    Parameters
+    ----------
+    deepest
+        Bits a channel that gray pictures may have.
 
     Returns
     -------
@@ -42,7 +47,12 @@ def check(data: bytes) -> str:
     """
     name, look = _KINDS.get(data[:2], ("", _unknown))
     try:
-        look(data)
+        if name == "PNG":
+            picture_png.check(data, deepest)
+        elif name == "PPM":
+            _pnm(data, deepest)
+        else:
+            look(data)
     except (struct.error, IndexError):
         raise UnfitError(CUT) from None
     return name
@@ -106,12 +116,12 @@ def _bmp(data: bytes) -> None:
         _slow(data, "a run-length encoded BMP")
 
 
-def _pnm(data: bytes) -> None:
+def _pnm(data: bytes, deepest: int = 8) -> None:
     head = _PNM.match(data[:4096])
     if head is None:
         raise UnfitError("found no width, height and greatest value in the first 4096 bytes")
     greatest = 255 if data[1] in b"14" else int(head[0].split()[-1])
-    if greatest > 255:
+    if greatest > 255 and not (deepest > 8 and data[1] in b"5" and greatest == 65535):  # others the decoder would stretch
         raise deep(greatest.bit_length())
     if data[1] in b"123" and not data[-1:].isspace():  # else the last number may have lost digits
         raise UnfitError(CUT)

@@ -28,7 +28,7 @@ _PASSES: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2,
 _PIECE: Final = 2**18
 
 
-def check(data: bytes) -> None:
+def check(data: bytes, deepest: int = 8) -> None:
     """Walk the chunks, whose checksums the decoder does not look at where it matters most: of the pixels.
 
     Raises
@@ -40,7 +40,7 @@ def check(data: bytes) -> None:
     colour, rows, palette = -1, 0, 0
     for kind, body in _chunks(data):
         if kind == b"IHDR" and colour < 0:
-            colour, rows = _header(body)
+            colour, rows = _header(body, deepest)
         elif colour < 0 or (kind not in _KNOWN and not kind[0] & 0x20):
             raise UnfitError(
                 f"found a {_word(kind)} chunk where none is expected: without it nobody understands the picture"
@@ -56,10 +56,10 @@ def check(data: bytes) -> None:
     _inflated(pixels, rows)
 
 
-def _header(body: memoryview) -> tuple[int, int]:
+def _header(body: memoryview, deepest: int) -> tuple[int, int]:
     """Return the kind of colours, and the bytes of all rows."""
     width, height, depth, colour = _HEAD.unpack(body)
-    if depth > 8:
+    if depth > (8 if colour else deepest):  # of colours with more bits the decoder drops half
         raise deep(depth)
     bounded(width, height, MOST_PIXELS)  # before rows are looked for that nobody reads
     return colour, _size(width, height, depth * _CHANNELS.get(colour, 1), interlaced=body[12] == 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_AT_ONCE: Final = 2**20
+"""Pixels that are counted at once: counting takes eight bytes for each."""
+
 
 class Tally:
     """What is known of a split whose pieces are seen one after the other.
@@ -22,17 +25,25 @@ class Tally:
     ----------
     classes
         Number of classes.
+    channels
+        Number of colours whose pixels are to be summed; 0 does without, which is faster.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, channels: int = 0) -> None:
         self._digest = hashlib.sha256()
         self._classes = classes
         self._labels = np.empty(0, np.int32)
         self._writer = np.empty(0, np.int32)
+        self._pixels = np.zeros((channels, 256), np.int64)
 
     def see_images(self, images: NDArray[np.uint8]) -> None:
         """Take the next piece (B, H, W[, C]) of the pictures."""
-        self._digest.update(np.ascontiguousarray(images, "u1").data)
+        images = np.ascontiguousarray(images, "u1")
+        self._digest.update(images.data)
+        flat = images.reshape(-1, max(1, len(self._pixels)))
+        for start in range(0, len(flat) if len(self._pixels) else 0, _AT_ONCE):
+            for channel, values in enumerate(flat[start : start + _AT_ONCE].T):
+                self._pixels[channel] += np.bincount(values, minlength=256)
 
     def see_labels(self, labels: NDArray[np.int32], writer: NDArray[np.int32]) -> None:
         """Take all labels (M,) and writer indices (M,), once, after the pictures."""
@@ -50,7 +61,16 @@ class Tally:
     def info(self) -> SplitInfo:
         """Return what the manifest will say of the split; labels must be in range."""
         histogram = np.bincount(self._labels, minlength=self._classes).tolist()
-        return SplitInfo(len(self._labels), self._digest.hexdigest(), tuple(histogram))
+        sums, squares = self.sums()
+        return SplitInfo(len(self._labels), self._digest.hexdigest(), tuple(histogram), sums, squares)
+
+    def sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Sum the pixels of each channel, and their squares."""
+        rows = self._pixels.tolist()
+        return (
+            tuple(sum(value * number for value, number in enumerate(row)) for row in rows),
+            tuple(sum(value * value * number for value, number in enumerate(row)) for row in rows),
+        )
 
     def faults(self, expected: SplitInfo, writers: int) -> Iterator[str]:
         """Compare with what the manifest says; the digest of other data is never told."""
@@ -61,3 +81,8 @@ class Tally:
             yield f"sha256 of the data: it is not that of {MANIFEST}"
         elif not ranges and self.info().histogram != expected.histogram:
             yield f"histogram: found {list(self.info().histogram)}, expected {list(expected.histogram)}"
+        elif not ranges and len(self._pixels):
+            found = self.info()
+            for name in ("sums", "squares"):
+                if getattr(found, name) != getattr(expected, name):
+                    yield f"{name}: found {list(getattr(found, name))}, expected {list(getattr(expected, name))}"

@@ -15,13 +15,16 @@ from silofold.core.errors import SchemaError
 from silofold.data import space
 from silofold.data.schema import (
     DTYPES,
-    SPLITS,
+    SCHEMA_2,
     Layout,
+    Role,
     SiloInfo,
     SplitInfo,
     SplitName,
     SplitStream,
     attributes_of,
+    channels_of,
+    datasets_of,
     one_line,
     size_of,
 )
@@ -35,7 +38,12 @@ if TYPE_CHECKING:
 
 
 def write_silo(
-    path: Path, name: str, writers: tuple[str, ...], layout: Layout, splits: Mapping[SplitName, SplitStream]
+    path: Path,
+    name: str,
+    writers: tuple[str, ...],
+    layout: Layout,
+    splits: Mapping[SplitName, SplitStream],
+    role: Role = "train",
 ) -> SiloInfo:
     """Write one silo file, piece by piece, and return what the manifest shall say of it.
 
@@ -43,26 +51,30 @@ def write_silo(
 
     Parameters
     ----------
+    writers
+        Groups of pictures that nobody may tear apart.
     splits
-        Train and test; each is read once, in this order.
+        Those of the layout's schema; each is read once, in their order.
+    role
+        Whether the silo is for testing only, which schema 2 can say.
 
     Raises
     ------
     SchemaError
         The file cannot be written, the train split is empty, or the pieces do not fit the layout.
     """
-    if splits["train"].examples < 1:
+    if splits["train"].examples < 1 and role == "train":
         raise SchemaError("data-empty", f"{path}: empty silo {name}: found no train picture, expected at least 1")
     infos: dict[SplitName, SplitInfo] = {}
     with replacing(path) as partial:
         _reserve(partial, _most_bytes(writers, layout, splits), path)
         with hdf5.library().File(partial, "r+", libver="earliest", locking=False) as file:
-            for split in SPLITS:
+            for split in layout.splits:
                 group, where = file.create_group(split), f"{path}: {split}"
                 infos[split] = _write_split(group, where, splits[split], layout, len(writers))
-            for key, value in attributes_of(name, writers, layout, infos).items():
+            for key, value in attributes_of(name, writers, layout, infos, role).items():
                 file.attrs[key] = value
-    return SiloInfo(name, path.name, writers, infos["train"], infos["test"])
+    return SiloInfo(name, path.name, writers, infos["train"], infos["test"], 0, infos.get("validation"), role)
 
 
 def _reserve(path: Path, size: int, whole: Path) -> None:
@@ -93,7 +105,7 @@ def _write_split(group: h5py.Group, where: str, stream: SplitStream, layout: Lay
     size = stream.examples
     images = group.create_dataset("images", (size, *layout.image_shape), DTYPES["images"], track_times=False)
     labels, writer = (np.empty(size, np.int32) for _ in range(2))
-    tally = Tally(len(layout.classes))
+    tally = Tally(len(layout.classes), channels_of(layout.image_shape) if layout.schema == SCHEMA_2 else 0)
     start = 0
     for pictures, batch_labels, batch_writer in stream.batches:
         stop = start + len(pictures)
@@ -113,7 +125,7 @@ def _write_split(group: h5py.Group, where: str, stream: SplitStream, layout: Lay
     fault = next(tally.range_faults(writers), None)
     if fault is not None:
         raise SchemaError("data-labels", f"{where}: {fault}")
-    for name, values in (("labels", labels), ("writer", writer)):
+    for name, values in zip(list(datasets_of(layout.schema))[1:], (labels, writer), strict=True):
         group.create_dataset(name, data=values.astype("<i4"), track_times=False)
     return tally.info()
 

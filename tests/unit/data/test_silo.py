@@ -205,7 +205,8 @@ def _drop(key: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("schema", value=2), "schema: found 2, expected 1"),
+        (_set("schema", value=3), "schema: found 3, expected 1 or 2"),
+        (_set("schema", value=2), "missing required field"),
         (_drop("schema"), "missing required field `schema`"),
         (_drop("classes"), "missing required field `classes`"),
         (_drop("digest"), "missing required field `digest`"),

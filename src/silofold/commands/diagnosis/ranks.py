@@ -90,7 +90,7 @@ def _look(world: World, settings: config.Settings, token: Path) -> RankFacts:
         missing = [silos.MANIFEST]
     gpus, torch = 0, ""
     if nodes.index(nodes[world.rank]) == world.rank:  # once a node: the import takes seconds
-        from silofold.training import device  # noqa: PLC0415  (torch: here alone)
+        from silofold.training import device
 
         gpus, torch = device.census()
     return RankFacts(

@@ -5,20 +5,27 @@ from __future__ import annotations
 import os
 import re
 import string
-import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from leftovers import check_left_out, is_picture, left_behind
 from silofold.core import guarded
 from silofold.core.errors import SchemaError
-from silofold.data.silo import SPLITS, SplitName
+from silofold.data.leftovers import check_left_out, is_picture, left_behind
+from silofold.data.naming import alike, natural, readable
+from silofold.data.picture import fitted
+from silofold.data.samples import Picture
+from silofold.data.schema import SPLITS, SplitName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from silofold.data.fitting import Fitting
 
 FEMNIST = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 """The 62 classes by name; the folder of each is its position."""
@@ -26,19 +33,9 @@ COMBINED = "combine.json"
 COMBINED_MOST = 256 * guarded.MIB
 _LIKE_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
 _DATASET = re.compile(r"dataset_[0-9]+")
-_DIGITS = re.compile(r"([0-9]+)")
 _LEAF_NAME = re.compile(r"(?P<writer>.+)_(?P<label>[0-9]+)_[^_]+_[0-9]+\.[^.]+")
 
 Kind = Literal["leaf", "combined", "raw"]
-
-
-class Picture(NamedTuple):
-    """One picture: who made it, its class, the file that holds it and its place in that file."""
-
-    writer: str
-    label: int
-    path: str
-    place: int = 0
 
 
 class Combined(msgspec.Struct):
@@ -65,6 +62,11 @@ class Tree:
     labels: Mapping[str, int]
     merged: bool
     users: Mapping[str, tuple[str, ...]]
+
+    def image(self, path: str, place: int, fitting: Fitting) -> NDArray[np.uint8]:
+        """Read one picture as (H, W) or (H, W, 3) uint8."""
+        del place
+        return fitted(path, fitting)
 
     def pictures(self, folder: str, split: SplitName) -> Iterator[Picture]:
         """Yield a folder's pictures: writers by name, then classes, then files by name with numbers as numbers.
@@ -176,20 +178,7 @@ def writers_of(root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def alike(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Find names that differ by case, leading zeros, blanks, Unicode's normal form or letters that nobody sees alone."""
-    first: dict[str, str] = {}
-    pairs = []
-    for name in names:
-        seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # zero-width, soft hyphen, marks
-        folded = " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
-        plain = _DIGITS.sub(lambda digits: digits[0].lstrip("0") or "0", folded)
-        if first.setdefault(plain, name) != name:
-            pairs.append((first[plain], name))
-    return pairs
-
-
-def class_folders(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
+def class_names(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
     """Name every class folder that occurs, numbers as numbers.
 
     Raises
@@ -199,13 +188,24 @@ def class_folders(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
     """
     homes = [root / folder / split for folder in folders for split in SPLITS]
     names = sorted({name for home in homes if home.is_dir() for name in subfolders(home)}, key=natural)
+    check_alike(root, names)
+    return tuple(names)
+
+
+def check_alike(root: Path, names: Iterable[str]) -> None:
+    """Refuse class names that differ so little that one class may be meant.
+
+    Raises
+    ------
+    SchemaError
+        There are two such names.
+    """
     for one, other in alike(names):
         raise SchemaError(
             "tree-names",
             f"{root}: found the class folders {one!a} and {other!a}, which differ by case, leading zeros, blanks or "
             "Unicode form alone; rename one, or name all classes with --classes if both are meant",
         )
-    return tuple(names)
 
 
 def read_combined(root: Path) -> dict[str, tuple[str, ...]]:
@@ -226,12 +226,6 @@ def read_combined(root: Path) -> dict[str, tuple[str, ...]]:
     return {name: tuple(users) for name, users in datasets.items()}
 
 
-def natural(name: str) -> tuple[tuple[str | int, ...], str]:
-    """Order names with the numbers in them as numbers: ``a_2`` before ``a_10``."""
-    parts = _DIGITS.split(name)
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
-
-
 def entries(folder: Path) -> list[os.DirEntry[str]]:
     """List a folder without hidden names, and without what archives and desktops leave behind.
 
@@ -249,11 +243,6 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     if strange is not None:
         raise SchemaError("tree-names", f"{folder}: found the name {os.fsencode(strange)!r}, expected UTF-8")
     return found
-
-
-def readable(name: str) -> str:
-    """Replace what is not UTF-8 in a name."""
-    return name.encode("utf-8", "replace").decode()
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tree import FEMNIST
+from silofold.data.sources.tree import FEMNIST
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

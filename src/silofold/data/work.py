@@ -1,9 +1,7 @@
-"""What every data tool does alike at the terminal: arguments, one-line errors, progress, processes, a new folder."""
+"""What is done alike wherever data is made: several processes, progress, and a new folder that is whole or not there."""
 
 from __future__ import annotations
 
-import argparse
-import io
 import multiprocessing
 import os
 import shutil
@@ -13,12 +11,11 @@ from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Never, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
-from silofold.core.console import shown
-from silofold.core.errors import SchemaError, SilofoldError
+from silofold.core.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,75 +24,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line."""
-
-    def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def error(self, message: str) -> Never:
-        """End the tool with what is wrong with its arguments."""
-        self.exit(2, f"error: {shown(message)}; {self.prog} --help tells the arguments\n")
-
-    def add_jobs(self) -> None:
-        """Add the option for the number of processes."""
-        cores = len(os.sched_getaffinity(0))
-        self.add_argument("--jobs", type=count, default=cores, help=f"processes (default: the cores, here {cores})")
-
-
-def count(text: str) -> int:
-    """Read a number of at least 1 from the command line."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {number}, expected at least 1")
-    return number
-
-
-def run(main: Callable[[], int]) -> Never:
-    """Run a tool and end the process with its exit code, or 2 and one line on stderr."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, _interrupt)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter must not end the tool
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        sys.exit(main())
-    except SilofoldError as error:
-        message, code = f"{error} [{error.id}]", error.exit_code
-    except OSError as error:
-        message, code = os_reason(error), 2
-    except KeyboardInterrupt:
-        message, code = "interrupted, nothing was kept", 130
-    sys.stderr.write(f"error: {shown(message)}\n")
-    sys.stdout.flush()
-    # Not sys.exit: it joins the threads of a pool that was broken off, and those may wait for ever for one another.
-    os._exit(code)
-
-
-def _interrupt(signum: int, frame: object) -> Never:
-    """Break off once: a second signal must not break off the cleaning up."""
-    del signum, frame
-    if multiprocessing.parent_process() is not None:  # a process of the pool that has not yet set its own handlers
-        os._exit(130)
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
-    raise KeyboardInterrupt
+broken_off: list[int] = []
+"""Not empty once processes were ended in the middle of their work: who ends this process must not wait for its threads."""
 
 
 def os_reason(error: OSError) -> str:
     """Name file and reason of a failed system call."""
     # Of a copy that failed, the second name is the one that was written.
     return ": ".join(str(part) for part in (error.filename2 or error.filename, error.strerror or error) if part)
-
-
-def tell(line: str) -> None:
-    """Write one line to standard output, whatever letters a name in it has."""
-    print(shown(line))
-
-
-def warn(message: str) -> None:
-    """Tell of something that does not stop the tool."""
-    sys.stderr.write(f"warning: {shown(message)}\n")
 
 
 def each(work: Callable[[T], R], tasks: Sequence[T], jobs: int, unit: str) -> Iterator[R]:
@@ -110,11 +46,16 @@ def each(work: Callable[[T], R], tasks: Sequence[T], jobs: int, unit: str) -> It
     if jobs < 2:
         yield from _progress(map(work, tasks), len(tasks), unit)
         return
+    yield from _progress(_in_processes(work, tasks, jobs), len(tasks), unit)
+
+
+def _in_processes(work: Callable[[T], R], tasks: Sequence[T], jobs: int) -> Iterator[R]:
     executor = ProcessPoolExecutor(jobs, initializer=_leave_signals_to_parent)
     finished = False
     try:
         futures = deque(executor.submit(work, task) for task in tasks)
-        yield from _progress((futures.popleft().result() for _ in tasks), len(tasks), unit)
+        for _ in tasks:
+            yield futures.popleft().result()
         finished = True
     except BrokenProcessPool as error:
         raise SchemaError(
@@ -124,11 +65,7 @@ def each(work: Callable[[T], R], tasks: Sequence[T], jobs: int, unit: str) -> It
         if finished:
             executor.shutdown()
         else:
-            # Nothing that the others still do is wanted. The executor is not asked to shut down: an interrupt may have
-            # struck inside its locks, and then it waits for ever.
-            for child in multiprocessing.active_children():
-                child.kill()
-                child.join()
+            _kill()
 
 
 def _leave_signals_to_parent() -> None:
@@ -178,3 +115,41 @@ def new_folder(out: Path) -> Iterator[Path]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             if not existed:
                 out.rmdir()
+
+
+def apart(work: Callable[[T], R], task: T) -> R:
+    """Do one thing in a process of its own: what hostile bytes make of a library ends that process alone.
+
+    Raises
+    ------
+    SchemaError
+        The process was ended; whatever the work raises comes through as it is.
+    """
+    executor = ProcessPoolExecutor(1, initializer=_leave_signals_to_parent)
+    interrupted = True
+    try:
+        result = executor.submit(work, task).result()
+        interrupted = False
+    except BrokenProcessPool as error:
+        interrupted = False
+        raise SchemaError(
+            "tool-killed", "the process that read a file was ended by what it read, or from outside"
+        ) from error
+    except Exception:
+        interrupted = False
+        raise
+    finally:
+        if interrupted:
+            _kill()
+        else:
+            executor.shutdown()
+    return result
+
+
+def _kill() -> None:
+    """End the processes of this one whose work nobody wants any more."""
+    broken_off.append(1)
+    # An executor is not asked to shut down: an interrupt may have struck inside its locks, and then it waits for ever.
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
