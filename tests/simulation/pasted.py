@@ -13,7 +13,7 @@ import msgspec
 from silofold.config import Rounds
 from silofold.coordination import events
 from silofold.coordination.events import Tick
-from silofold.core import messages
+from silofold.core import messages, reports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -150,7 +150,7 @@ def code(value: Any) -> str:
 def imports(told: str) -> Iterator[str]:
     """Write the imports of what a story names."""
     words = set(re.findall(r"\b[A-Z]\w+", told))
-    for module in (events, messages):
+    for module in (events, messages, reports):
         if named := sorted(word for word in words if getattr(vars(module).get(word), "__module__", "") == module.__name__):
             yield f"from {module.__name__} import {', '.join(named)}"
 
