@@ -34,6 +34,8 @@ COMMANDS = {
     "predict": "say what a trained model sees in pictures",
     "compare": "set runs side by side and test whether the first one is better",
     "report": "make one page that shows runs and works offline",
+}
+DATA = {
     "pack": "pack pictures, a table, arrays or Parquet into a folder of silos",
     "partition": "cut a set into silos on purpose: iid, Dirichlet, shards, quantity …",
     "join": "put folders of silos together that were packed apart",
@@ -43,6 +45,8 @@ COMMANDS = {
     "leaf": "turn LEAF's JSON into a tree of pictures",
     "combine": "merge the writers of a tree into fewer",
 }
+"""Commands about folders of silos and what they are made of."""
+COMMANDS |= DATA
 OPERATING = {"status", "stop", "scale"}
 """Commands of one file."""
 

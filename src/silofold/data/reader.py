@@ -19,7 +19,7 @@ from silofold.data.cache import Cache, Stamp, Verdict, one_a_node, stamp_of
 from silofold.data.inspection import Inspector
 from silofold.data.layout import file_faults
 from silofold.data.schema import DTYPES, Manifest, SiloInfo, Split, SplitInfo, SplitName
-from silofold.data.silo_bytes import BLOCK_BYTES, check_size, missing, opened, read_images, read_into, read_pieces
+from silofold.data.silo_bytes import check_size, missing, opened, read_images, read_into, read_pieces
 from silofold.data.tally import Tally
 
 if TYPE_CHECKING:

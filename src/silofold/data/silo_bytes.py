@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from silofold.data.tally import Tally
 
 BLOCK_BYTES: Final = 2**24
-AHEAD_SECONDS: Final = 0.3
-"""For files of the folder that nobody has asked for yet, when another must be looked at."""
-GENTLE_SECONDS: Final = 1.5
-"""The same where nobody waits."""
-PATIENCE: Final = 3.0
-"""Seconds to wait for another process of the node that is looking at the folder."""
 
 
 def opened(path: Path) -> BinaryIO:

@@ -65,5 +65,7 @@ def words_of(name: str) -> list[str]:
     more = {
         "train": ["--out", "x"], "launch": ["--out", "x"], "scale": ["x", "--workers", "1"], "doctor": [],
         "baseline": ["local", "x", "--out", "x"], "predict": ["x", "x"], "report": ["x", "--out", "x"],
+        "pack": ["x", "y"], "partition": ["x", "y", "--by", "iid", "--silos", "2"], "join": ["x", "y"], "show": ["x", "y"],
+        "synthesize": ["x", "--writers", "2", "--seed", "1"], "leaf": ["x", "y"], "combine": ["x", "y", "--silos", "2"],
     }  # fmt: skip
     return [name, *more.get(name, ["x"])]

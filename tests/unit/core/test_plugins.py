@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+import silofold
 from silofold import config
 from silofold.core import plugins
 from silofold.core.errors import ConfigError, PluginError, UserCodeError
@@ -193,4 +194,4 @@ def test_whose_code_is_loaded_is_told_before(own: str) -> None:
     assert line.startswith(f"loading model {own}:Mine from /")
     assert line.endswith(f"own_plugins.py, sha256 {hashlib.sha256(OWN.encode()).hexdigest()[:16]}…")
     assert own not in sys.modules
-    assert plugins.origin("silofold.record.sinks.csv:Csv") == Path(plugins.__file__).parent / "record" / "sinks" / "csv.py"
+    assert plugins.origin("silofold.record.sinks.csv:Csv") == Path(silofold.__file__).parent / "record" / "sinks" / "csv.py"

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from silofold.core.errors import SchemaError
-from silofold.data import reader, silo
+from silofold.data import silo, silo_bytes
 from silofold.data.silo import MANIFEST, SPLITS, Layout, Manifest, SiloInfo, SplitInfo, SplitStream
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def test_equal_pictures_have_equal_keys_and_others_do_not(pictures: list[bytes])
 
 
 def test_keys_on_disk_are_those_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "BLOCK_BYTES", 2 * 4 * 5)
+    monkeypatch.setattr(silo_bytes, "BLOCK_BYTES", 2 * 4 * 5)
     info = silo.read_manifest(folder).silos[0]
     np.testing.assert_array_equal(silo.split_keys(folder, info, "train"), silo.image_keys(batch(7, 0)[0]))
     assert silo.folder_faults(folder) == []
