@@ -44,7 +44,8 @@ def wait_for_rounds(process: subprocess.Popen[str], out: Path, count: int) -> No
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("kind", ["central", pytest.param("local", marks=whole_run)])
+@whole_run
+@pytest.mark.parametrize("kind", ["central", "local"])
 def test_an_evaluation_that_raises_costs_that_silos_score_alone(kind: str, even: Path, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ended = mpirun.silofold(*words(kind, recipe, even, out, OWN % "RaisesOnOneSilo"), environment=WHERE)
@@ -93,6 +94,7 @@ def test_a_baseline_that_is_asked_to_stop_goes_on_to_the_same_bits(
     assert [one["model_sha256"] for one in rounds(out)] == [one["model_sha256"] for one in rounds(undisturbed)]
 
 
+@whole_run
 def test_a_killed_baseline_is_told_of_by_status(tiny: Path, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     started = [

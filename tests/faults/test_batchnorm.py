@@ -91,7 +91,7 @@ class Federation:
         node: Any = SimpleNamespace(model=self.vector)
         self.servers: list[tuple[slice, Server]] = []
         for index, span in enumerate(topology.shard_slices(self.model.size, servers)):
-            world: Any = SimpleNamespace(rank=1 + index, say=lambda *_: None)
+            world: Any = SimpleNamespace(rank=1 + index, send=lambda *_: None, places=[("host", 1)] * 9, survives=False)
             self.servers.append((span, Server(world, job, node, span, None)))
 
     def play(self, number: int) -> None:
