@@ -17,6 +17,7 @@ import mpirun
 from budget import whole_run
 from silofold import config
 from silofold.aggregation import exact
+from silofold.config import Rounds
 from silofold.core import plugins, seeds, topology
 from silofold.roles.server import Server
 from silofold.training import local
@@ -82,7 +83,7 @@ class Federation:
         self.exact = reduction == "exact"
         self.strategy = plugins.load("strategy", strategy)
         job: Any = SimpleNamespace(
-            settings=SimpleNamespace(server_optimizer=optimizer, reduction=reduction),
+            settings=SimpleNamespace(server_optimizer=optimizer, reduction=reduction, rounds=Rounds()),
             strategy=self.strategy,
             uplink=SimpleNamespace(sums=self.strategy.needs == "sum"),
             layout=topology.Layout(1 + servers + 1, servers),
