@@ -11,6 +11,7 @@ from silofold.coordination.events import EndKind, Evaluated, Expel, Finished, Wa
 from silofold.coordination.membership import Membership
 from silofold.coordination.phases import Closed
 from silofold.coordination.states import SiloStates
+from silofold.core.endings import STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -92,7 +93,8 @@ class State:
     def is_over(self) -> bool:
         """Whether the next plan is that of the end."""
         progress, script = self.progress, self.facts.script
-        if progress.ending:
+        # a wish that comes before the first round ends the job after it: a job that is warned early again and again gets on
+        if progress.ending and (progress.number > self.facts.start_round or progress.ending[0] is not STOPPED):
             return True
         return progress.number > max(script) if script else progress.counted >= self.facts.rounds.count
 

@@ -274,6 +274,16 @@ def test_what_the_user_asks_for() -> None:
     assert (only(short.said, Opened).plan.last, only(short.said, Opened).plan.exit_code) == (True, 75)
 
 
+def test_a_job_that_is_asked_to_stop_before_its_first_round_plays_that_one() -> None:
+    play = Played(facts())
+    play(Asked("round"))
+    play.ready(SERVER, *WORKERS)
+    assert not only(play.said, Opened).plan.last
+    play.whole_round()
+    play.ready(SERVER, *WORKERS)
+    assert play.to(SERVER, Plan)[-1].last
+
+
 def test_a_silo_goes_on_from_the_state_of_its_last_accepted_round_wherever_it_trains() -> None:
     play = Played(facts("rounds.update_ratio=0.3", "rounds.start_quorum=0.3", keeps_state=True))
     play.whole_round()
