@@ -115,7 +115,7 @@ def test_too_short_a_wall_time(cluster: emulated.Cluster, silos: Path, tmp_path:
     early as SLURM likes; SLURM never has to end it."""
     settings = ("rounds.count=20", "local.epochs=4")
     job = submit(cluster, silos, tmp_path, "--time=1", settings=(*settings, "rounds.end_margin=12"))
-    job.wait(1500)
+    job.wait(1100)
     story = job.output.read_text()
     assert job.restarts >= 1, story
     saved = len(re.findall(r"^(?:saved before the allocation's end|stopped as asked): ", story, re.MULTILINE))
